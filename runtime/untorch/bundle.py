@@ -1,0 +1,334 @@
+"""What a bundle is on disk: files, manifest, digests, variants. It does not know how to run one.
+
+The layout is the Hub's own ONNX convention (`config.json`, `tokenizer.json`, `onnx/model*.onnx`) plus a
+manifest, `untorch.json`. A folder without a manifest opens too, and is `unverified`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from untorch.errors import BundleError, FormatError, IntegrityError
+
+FORMAT_VERSION = 1
+MANIFEST = "untorch.json"
+GOLDEN = "golden.npz"
+
+Verdict = Literal["exact", "close", "failed", "unverified"]
+
+# A config, tokenizer or manifest larger than this is an attack or a mistake: real ones stay below 40 MB.
+MAX_JSON_BYTES = 128 << 20
+
+# Graph files of the Hub's convention, without suffix: role in the model → file stems that may play it, best first.
+_ROLES = {
+    "model": ("model",),
+    "encoder": ("encoder_model",),
+    "decoder": ("decoder_model_merged", "decoder_model"),
+}
+GRAPH_STEMS = tuple(stem for stems in _ROLES.values() for stem in stems)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A graph's input or output: its name, numpy dtype name and named axes."""
+
+    name: str
+    dtype: str
+    axes: tuple[str | int, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The form it has in the manifest."""
+        return {"name": self.name, "dtype": self.dtype, "axes": list(self.axes)}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Tensor:
+        """Read it back from the manifest. Raises KeyError, TypeError or ValueError if it is malformed."""
+        return cls(str(data["name"]), str(data["dtype"]), tuple(data["axes"]))
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One ONNX file of a variant, its external data, and what goes in and out of it."""
+
+    file: str
+    data: tuple[str, ...] = ()
+    inputs: tuple[Tensor, ...] = ()
+    outputs: tuple[Tensor, ...] = ()
+    fused: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The graph file and its external data."""
+        return (self.file, *self.data)
+
+    def to_json(self) -> dict[str, Any]:
+        """The form it has in the manifest."""
+        return {
+            "file": self.file,
+            "data": list(self.data),
+            "inputs": [tensor.to_json() for tensor in self.inputs],
+            "outputs": [tensor.to_json() for tensor in self.outputs],
+            "fused": dict(sorted(self.fused.items())),
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Graph:
+        """Read it back from the manifest. Raises KeyError, TypeError or ValueError if it is malformed."""
+        return cls(
+            file=str(data["file"]),
+            data=tuple(str(name) for name in data.get("data", ())),
+            inputs=tuple(Tensor.from_json(item) for item in data.get("inputs", ())),
+            outputs=tuple(Tensor.from_json(item) for item in data.get("outputs", ())),
+            fused={str(key): int(value) for key, value in data.get("fused", {}).items()},
+        )
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The model in one precision: its graphs by role (`model`, or `encoder` and `decoder`), parity and verdict.
+
+    `optimized` says that the graph file already holds ONNX Runtime's own fused operators, so that loading
+    need not search for fusions again.
+    """
+
+    precision: str
+    graphs: dict[str, Graph]
+    verdict: Verdict = "unverified"
+    parity: dict[str, Any] = field(default_factory=dict)
+    optimized: bool = False
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Every file of every graph."""
+        return tuple(name for graph in self.graphs.values() for name in graph.files)
+
+    def to_json(self) -> dict[str, Any]:
+        """The form it has in the manifest."""
+        return {
+            **self.extra,
+            "graphs": {role: graph.to_json() for role, graph in self.graphs.items()},
+            "optimized": self.optimized,
+            "verdict": self.verdict,
+            "parity": self.parity,
+        }
+
+    @classmethod
+    def from_json(cls, precision: str, data: dict[str, Any]) -> Variant:
+        """Read it back from the manifest. Raises KeyError, TypeError or ValueError if it is malformed."""
+        known = {"graphs", "optimized", "verdict", "parity"}
+        return cls(
+            precision=precision,
+            graphs={str(role): Graph.from_json(graph) for role, graph in data["graphs"].items()},
+            verdict=data.get("verdict", "unverified"),
+            parity=dict(data.get("parity", {})),
+            optimized=bool(data.get("optimized", False)),
+            extra={key: value for key, value in data.items() if key not in known},
+        )
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """Size in bytes and SHA-256 (hex) of one file of a bundle."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """`untorch.json`. Fields that this version does not know are kept in `extra` and written back."""
+
+    task: str
+    source: dict[str, Any]
+    files: dict[str, FileRecord]
+    variants: dict[str, Variant]
+    tools: dict[str, str] = field(default_factory=dict)
+    created: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The form it has in the manifest."""
+        return {
+            **self.extra,
+            "format_version": FORMAT_VERSION,
+            "task": self.task,
+            "source": self.source,
+            "created": self.created,
+            "tools": dict(sorted(self.tools.items())),
+            "variants": {name: variant.to_json() for name, variant in self.variants.items()},
+            "files": {
+                name: {"size": record.size, "sha256": record.sha256} for name, record in sorted(self.files.items())
+            },
+        }
+
+    @classmethod
+    def from_json(cls, data: Any, where: str = MANIFEST) -> Manifest:
+        """Build a manifest from parsed JSON. Raises FormatError, naming `where`, for anything malformed."""
+        if not isinstance(data, dict) or "format_version" not in data:
+            raise FormatError(f"{where} is not an untorch manifest: it has no format_version")
+        version = data["format_version"]
+        if not isinstance(version, int) or version < 1:
+            raise FormatError(f"{where}: format_version {version!r} is not a positive whole number")
+        if version > FORMAT_VERSION:
+            raise FormatError(
+                f"{where} has format version {version}; this untorch reads up to {FORMAT_VERSION}. Upgrade untorch."
+            )
+        known = {"format_version", "task", "source", "created", "tools", "variants", "files"}
+        try:
+            return cls(
+                task=str(data["task"]),
+                source=dict(data.get("source", {})),
+                files={
+                    _inside(name, where): FileRecord(int(record["size"]), str(record["sha256"]))
+                    for name, record in data["files"].items()
+                },
+                variants={name: Variant.from_json(name, variant) for name, variant in data["variants"].items()},
+                tools={str(key): str(value) for key, value in data.get("tools", {}).items()},
+                created=data.get("created"),
+                extra={key: value for key, value in data.items() if key not in known},
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise FormatError(f"{where} is malformed: {type(error).__name__}: {error}") from error
+
+
+def _inside(name: str, where: str) -> str:
+    """Return `name` if it is a relative path that stays inside the bundle; raise IntegrityError otherwise."""
+    path = PurePosixPath(name)
+    if not name or "\\" in name or "\0" in name or path.is_absolute() or ".." in path.parts:
+        raise IntegrityError(f"{where} names a file outside the bundle: {name!r}")
+    return name
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file. Raises FormatError if it is too large, not UTF-8, or not JSON."""
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise FormatError(f"{path} is larger than {MAX_JSON_BYTES >> 20} MiB; no config or tokenizer is")
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{path} is not valid JSON: {error}") from error
+
+
+class Bundle:
+    """A folder with a model in it, opened for reading.
+
+    `Bundle(path)` reads the manifest where there is one and checks that every file it lists is there with the
+    right size; `check()` compares digests. Raises BundleError if the folder holds no model, FormatError or
+    IntegrityError if what it holds is not what it says.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        if not self.path.is_dir():
+            raise BundleError(f"{self.path} is not a folder; export a checkpoint there with `untorch export`")
+        manifest = self.path / MANIFEST
+        self.manifest = Manifest.from_json(read_json(manifest), str(manifest)) if manifest.is_file() else None
+        if self.manifest is None:
+            self.variants = _discover(self.path)
+        else:
+            self.variants = self.manifest.variants
+            for variant in self.variants.values():
+                for name in variant.files:
+                    if name not in self.manifest.files:
+                        raise IntegrityError(
+                            f"{manifest}: variant {variant.precision} uses {name}, which has no digest"
+                        )
+            self._check_sizes(self.manifest)
+        if not self.variants:
+            raise BundleError(
+                f"{self.path} holds no ONNX model (onnx/model*.onnx, or model*.onnx). If it is a PyTorch checkpoint, "
+                f"run `untorch export {self.path} -o BUNDLE` first"
+            )
+
+    @property
+    def verified(self) -> bool:
+        """Whether a manifest states what this bundle must hold."""
+        return self.manifest is not None
+
+    @property
+    def task(self) -> str | None:
+        """The task the bundle was exported for, where the manifest says it."""
+        return self.manifest.task if self.manifest else None
+
+    def variant(self, precision: str) -> Variant:
+        """The variant of that precision. Raises BundleError, naming those there are."""
+        try:
+            return self.variants[precision]
+        except KeyError:
+            raise BundleError(f"{self.path} has no {precision} variant; it has {', '.join(self.variants)}") from None
+
+    def file(self, name: str) -> Path:
+        """Full path of a file of the bundle. Raises IntegrityError if it is missing or lies outside the bundle."""
+        path = self.path / _inside(name, str(self.path))
+        # A Hub cache folder is made of links into its blob store, so links out are refused only where a manifest rules.
+        if self.verified and not path.resolve().is_relative_to(self.path.resolve()):
+            raise IntegrityError(f"{path} is a link that leads out of the bundle")
+        if not path.is_file():
+            raise IntegrityError(f"{path} is missing; restore it or export the bundle again")
+        return path
+
+    def check(self, names: Iterable[str] | None = None) -> None:
+        """Compare digests with the manifest, of `names` or of all files. Raises IntegrityError at the first difference.
+
+        Without a manifest there is nothing to compare with, and nothing is done.
+        """
+        if self.manifest is None:
+            return
+        for name in self.manifest.files if names is None else names:
+            record = self.manifest.files.get(name)
+            if record is not None and digest(self.file(name)) != record.sha256:
+                raise IntegrityError(
+                    f"{self.path / name} was altered: its SHA-256 is not the manifest's. Restore it or export again"
+                )
+
+    def _check_sizes(self, manifest: Manifest) -> None:
+        for name, record in manifest.files.items():
+            size = self.file(name).stat().st_size
+            if size != record.size:
+                what = "truncated" if size < record.size else "altered"
+                raise IntegrityError(
+                    f"{self.path / name} is {what}: {size} bytes, the manifest says {record.size}. "
+                    "Restore it or export again"
+                )
+
+
+def _discover(path: Path) -> dict[str, Variant]:
+    """Variants of a folder that has no manifest, found by the Hub's file names (`onnx/model_fp16.onnx`, …)."""
+    found: dict[str, dict[str, Graph]] = {}
+    for folder in (path / "onnx", path):
+        for role, stems in _ROLES.items():
+            for stem in stems:
+                for file, precision in _graphs(folder, stem):
+                    data = tuple(
+                        str(other.relative_to(path).as_posix())
+                        for other in (file.with_name(f"{file.name}_data"), file.with_name(f"{file.name}.data"))
+                        if other.is_file()
+                    )
+                    graph = Graph(file.relative_to(path).as_posix(), data)
+                    found.setdefault(precision, {}).setdefault(role, graph)
+    # fp32 first: with no parity report, the full-precision graph is the only one to trust by default.
+    ordered = sorted(found, key=lambda precision: (precision != "fp32", precision))
+    return {precision: Variant(precision, found[precision]) for precision in ordered}
+
+
+def _graphs(folder: Path, stem: str) -> Iterator[tuple[Path, str]]:
+    """(file, precision) of `stem.onnx` and `stem_PRECISION.onnx` in a folder."""
+    if (folder / f"{stem}.onnx").is_file():
+        yield folder / f"{stem}.onnx", "fp32"
+    for file in sorted(folder.glob(f"{stem}_*.onnx")):
+        precision = file.stem.removeprefix(f"{stem}_")
+        if precision != "merged":
+            yield file, precision

@@ -1,0 +1,94 @@
+"""What this machine offers: usable cores, and the installed ONNX Runtime with the devices it can drive."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+import os
+from pathlib import Path
+from types import ModuleType
+
+from untorch.errors import DependencyError, DeviceError
+
+_WHEELS = ("onnxruntime", "onnxruntime-gpu")
+
+
+def usable_cores() -> int:
+    """Cores this process may use: the affinity mask, cut by the cgroup CPU quota. At least 1."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else (os.cpu_count() or 1)
+    quota = _cgroup_quota()
+    return max(1, min(cores, int(quota + 0.5))) if quota else cores
+
+
+def _cgroup_quota() -> float | None:
+    """CPU quota in cores from cgroup v2 (`cpu.max`) or v1 (`cpu.cfs_quota_us`), None where there is none."""
+    try:
+        limit, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            limit = Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").read_text().strip()
+            period = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return None
+    if limit in ("max", "-1"):
+        return None
+    return int(limit) / int(period)
+
+
+def installed_wheels() -> dict[str, str]:
+    """The installed ONNX Runtime distributions and their versions."""
+    found = {}
+    for name in _WHEELS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@functools.cache
+def onnxruntime() -> ModuleType:
+    """Import ONNX Runtime with its telemetry switched off.
+
+    Raises DependencyError if it is not installed, or if two of its wheels are: they overwrite each other's files.
+    """
+    # Wheels since 1.29 report usage to their maker unless this is set before the import.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    if len(wheels := installed_wheels()) > 1:
+        raise DependencyError(
+            f"{' and '.join(wheels)} are both installed and overwrite each other's files. "
+            f"Run: pip uninstall -y {' '.join(wheels)}, then pip install 'untorch[cpu]' or 'untorch[gpu]'"
+        )
+    try:
+        module: ModuleType = importlib.import_module("onnxruntime")
+    except ImportError as error:
+        raise DependencyError(
+            f"ONNX Runtime cannot be imported ({error}). Run: pip install 'untorch[cpu]' (or 'untorch[gpu]')"
+        ) from error
+    return module
+
+
+def resolve_device(device: str) -> str:
+    """Turn `auto`, `cpu`, `cuda` or `cuda:N` into the device that will be used.
+
+    `auto` takes the first CUDA card that ONNX Runtime can drive, else the CPU. Raises DeviceError for an unknown
+    name, or for a CUDA device that the installed ONNX Runtime was not built to drive.
+    """
+    kind, _, index = device.partition(":")
+    if device in ("auto", "cpu"):
+        cuda = device == "auto" and "CUDAExecutionProvider" in onnxruntime().get_available_providers()
+        return "cuda:0" if cuda and _has_nvidia_card() else "cpu"
+    if kind != "cuda" or not (index.isdigit() or not index):
+        raise DeviceError(f"unknown device {device!r}; choose auto, cpu, cuda or cuda:N")
+    if "CUDAExecutionProvider" not in onnxruntime().get_available_providers():
+        raise DeviceError(
+            f"device {device!r} needs the CUDA build of ONNX Runtime; installed: {installed_wheels() or 'none'}. "
+            "Run: pip uninstall -y onnxruntime && pip install 'untorch[gpu]'"
+        )
+    return f"cuda:{index or 0}"
+
+
+def _has_nvidia_card() -> bool:
+    return Path("/proc/driver/nvidia/version").exists()

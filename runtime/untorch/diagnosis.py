@@ -1,0 +1,85 @@
+"""What this machine and this installation can do, found by trying it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import time
+from pathlib import Path
+
+import numpy as np
+
+from untorch import __version__
+from untorch.devices import installed_wheels, onnxruntime, resolve_device, usable_cores
+from untorch.errors import UntorchError
+from untorch.hub import installed_models
+from untorch.session import Session
+
+# One 4 x 4 matrix product: the least that shows a device computing.
+PROBE = Path(__file__).with_name("probe.onnx")
+
+# Instructions that decide how fast reduced precision can be on a CPU.
+_CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+
+
+def diagnose() -> dict[str, dict[str, str]]:
+    """Sections of facts: `installed`, `machine`, `devices` (each one tried), `models`. Raises nothing."""
+    return {
+        "installed": _installed(),
+        "machine": _machine(),
+        "devices": _devices(),
+        "models": installed_models() or {"none": "pip install a model package, or `untorch export` one"},
+    }
+
+
+def _installed() -> dict[str, str]:
+    facts = {"untorch": __version__, "python": platform.python_version()}
+    for name in ("numpy", "tokenizers", "huggingface-hub"):
+        facts[name] = importlib.metadata.version(name)
+    facts |= installed_wheels() or {"onnxruntime": "missing: pip install 'untorch[cpu]' or 'untorch[gpu]'"}
+    try:
+        facts["providers"] = ", ".join(onnxruntime().get_available_providers())
+    except UntorchError as error:
+        facts["problem"] = str(error)
+    facts["telemetry"] = f"ORT_DISABLE_TELEMETRY={os.environ.get('ORT_DISABLE_TELEMETRY', 'not set')}"
+    return facts
+
+
+def _machine() -> dict[str, str]:
+    facts = {"system": platform.platform(), "cores": f"{usable_cores()} usable of {os.cpu_count()}"}
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return facts
+    lines = dict(line.partition(":")[::2] for line in text.split("\n\n", 1)[0].splitlines())
+    values = {key.strip(): value.strip() for key, value in lines.items()}
+    facts["cpu"] = values.get("model name", "unknown")
+    flags = set(values.get("flags", "").split())
+    facts["cpu features"] = ", ".join(name for name in _CPU_FEATURES if name in flags) or "none that matter here"
+    return facts
+
+
+def _devices() -> dict[str, str]:
+    facts = {device: _tried(device) for device in ("cpu", "cuda:0")}
+    try:
+        chosen = resolve_device("auto")
+        reason = "a CUDA card and the CUDA build of ONNX Runtime are here" if chosen != "cpu" else facts["cuda:0"]
+        facts["auto"] = f"{chosen} ({reason})"
+    except UntorchError as error:
+        facts["auto"] = f"nothing: {error}"
+    return facts
+
+
+def _tried(device: str) -> str:
+    try:
+        session = Session(PROBE, device=device)
+        ones = np.ones((4, 4), np.float32)
+        start = time.perf_counter()
+        (result,) = session.run({"a": ones})
+        elapsed = 1e6 * (time.perf_counter() - start)
+    except UntorchError as error:
+        return f"does not work: {error}"
+    if not np.array_equal(result, ones @ ones):
+        return "does not work: a matrix product came out wrong"
+    return f"works ({elapsed:.0f} µs for a first 4 x 4 product)"

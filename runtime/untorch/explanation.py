@@ -1,0 +1,59 @@
+"""What happens to one text on its way through a model, as plain data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from untorch.bundle import Bundle
+from untorch.config import ModelConfig
+from untorch.model import choose_variant, open_session
+from untorch.numerics import sigmoid, softmax
+from untorch.tokenizer import AutoTokenizer
+
+_SHOWN = 6
+
+
+def explain(bundle: Bundle, text: str, *, device: str = "auto", precision: str = "auto") -> dict[str, Any]:
+    """The stages of one text: `tokens`, `input_ids`, `attention_mask`, `outputs` (name, shape, first values), and for
+    a classification head `probabilities` by label.
+
+    A variant that also gives the hidden state is preferred, since that is what this is for. Raises what loading and
+    running raise.
+    """  # noqa: D205
+    wanted = ("last_hidden_state", "logits") if precision == "auto" else ()
+    variant = choose_variant(bundle, precision, wanted)
+    session = open_session(bundle, variant, "model", device=device, threads=None)
+    config = ModelConfig.load(bundle.path)
+    tokenizer = AutoTokenizer.from_pretrained(bundle.path)
+    encoded = tokenizer(text, return_tensors="np")
+    feeds = {tensor.name: encoded[tensor.name].astype(tensor.dtype) for tensor in session.inputs}
+    outputs = dict(zip((tensor.name for tensor in session.outputs), session.run(feeds), strict=True))
+    stages: dict[str, Any] = {
+        "text": text,
+        "tokens": encoded.tokens(),
+        "input_ids": encoded["input_ids"][0].tolist(),
+        "attention_mask": encoded["attention_mask"][0].tolist(),
+        "outputs": [_summary(name, outputs[name]) for name in sorted(outputs, key="logits".__eq__)],
+        "model": str(bundle.path),
+        "precision": variant.precision,
+        "device": session.device,
+    }
+    logits = outputs.get("logits")
+    if logits is not None and logits.ndim == 2:
+        single = config.num_labels > 1 and config.problem_type != "multi_label_classification"
+        if config.problem_type != "regression":
+            scores = (softmax if single else sigmoid)(logits)[0].tolist()
+            stages["probabilities"] = {config.id2label[index]: score for index, score in enumerate(scores)}
+    return stages
+
+
+def _summary(name: str, array: np.ndarray[Any, Any]) -> dict[str, Any]:
+    values = array.reshape(-1)
+    return {
+        "name": name,
+        "shape": list(array.shape),
+        "first": values[:_SHOWN].tolist(),
+        "cut": values.size > _SHOWN,
+    }

@@ -1,0 +1,93 @@
+"""Turn a name into a local folder: a path, an installed model package, or a Hub repository in the local cache."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import logging
+import os
+from pathlib import Path
+
+from untorch.bundle import GRAPH_STEMS
+from untorch.errors import BundleError, TaskError
+
+logger = logging.getLogger(__name__)
+
+MODELS = "untorch.models"
+DEFAULTS = "untorch.default_models"
+
+# What a runtime reads besides the graphs themselves.
+_SIDE_FILES = ["*.json", "*.npz", "1_Pooling/*", "2_Normalize/*", "*.jinja"]
+
+
+def resolve(name: str | os.PathLike[str], *, revision: str | None = None, precision: str | None = None) -> Path:
+    """The local folder that `name` stands for.
+
+    A folder's path is taken as it is; then the installed model packages are asked (entry points of the group
+    `untorch.models`); then the Hub, where only what a runtime reads is downloaded: the side files and the graphs of
+    `precision` (`fp32` where none is named). With HF_HUB_OFFLINE=1 the Hub's cache is read and nothing is opened.
+
+    Raises BundleError, saying what was tried.
+    """
+    path = Path(name)
+    if path.is_dir():
+        return path
+    text = os.fspath(name)
+    if (module := installed_models().get(text)) is not None:
+        return _package_folder(module)
+    if path.is_absolute() or text.startswith(".") or text.count("/") > 1 or text.endswith("/"):
+        raise BundleError(f"there is no folder {text}")
+    return _from_hub(text, revision, precision)
+
+
+def default_model(task: str) -> Path:
+    """The bundle of the installed model package that serves `task` by default.
+
+    Raises TaskError if no installed package does.
+    """
+    for entry in importlib.metadata.entry_points(group=DEFAULTS, name=task):
+        folder = _package_folder(entry.value)
+        logger.warning(
+            "No model was supplied, defaulted to %s for %s. Name a model to be sure which one runs.", entry.value, task
+        )
+        return folder
+    raise TaskError(
+        f"no installed package brings a default model for {task!r}. Name a bundle, "
+        "or install one: pip install untorch-minilm-sst2 (for sentiment-analysis)"
+    )
+
+
+def installed_models() -> dict[str, str]:
+    """Names of the installed model packages' models, and the module that holds each."""
+    return {entry.name: entry.value for entry in importlib.metadata.entry_points(group=MODELS)}
+
+
+def _package_folder(module: str) -> Path:
+    """The folder `bundle` inside an installed module, found without importing it."""
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None or not (folder := Path(spec.origin).parent / "bundle").is_dir():
+        raise BundleError(f"the model package {module} holds no bundle; install it again")
+    return folder
+
+
+def _from_hub(name: str, revision: str | None, precision: str | None) -> Path:
+    # Imported here: it costs a tenth of a second that a path on disk should not pay.
+    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    suffix = "" if precision in (None, "auto", "fp32") else f"_{precision}"
+    graphs = [f"{folder}{stem}{suffix}.onnx*" for folder in ("onnx/", "") for stem in GRAPH_STEMS]
+    try:
+        if not constants.HF_HUB_OFFLINE:
+            files = HfApi().list_repo_files(name, revision=revision)
+            if not any(file.endswith(".onnx") for file in files):
+                raise BundleError(
+                    f"{name} holds no ONNX model on the Hub. Where PyTorch is installed, run "
+                    f"`untorch export {name} -o BUNDLE` and load that folder"
+                )
+        return Path(snapshot_download(name, revision=revision, allow_patterns=[*_SIDE_FILES, *graphs]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = str(error).strip().split("\n", 1)[0]
+        raise BundleError(
+            f"{name!r} is no folder, no installed model package, and could not be had from the Hub: {reason}"
+        ) from error

@@ -1,0 +1,244 @@
+"""Names to arrays to outputs. Checks ranks, dtypes, lengths and ids before ONNX Runtime can fail obscurely."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from untorch.bundle import Bundle, Graph, Variant
+from untorch.config import ModelConfig
+from untorch.errors import InputError, IntegrityError, SequenceTooLongError, TaskError
+from untorch.outputs import BaseModelOutput, ModelOutput, SequenceClassifierOutput
+from untorch.session import Session
+
+Array = NDArray[Any]
+
+# Verdicts under which a reduced-precision variant may stand in for fp32 without being asked for by name.
+_TRUSTED = ("exact", "close")
+
+
+class AutoModel:
+    """A bundle's model without its head: token states.
+
+    Subclasses name the head they read. Build one with `from_pretrained`.
+    """
+
+    output_names: ClassVar[tuple[str, ...]] = ("last_hidden_state",)
+    output_class: ClassVar[type[ModelOutput]] = BaseModelOutput
+    head: ClassVar[str] = "token states"
+
+    def __init__(self, bundle: Bundle, session: Session, variant: Variant, config: ModelConfig) -> None:
+        self.bundle = bundle
+        self.session = session
+        self.precision = variant.precision
+        self.config = config
+        self.input_names = tuple(tensor.name for tensor in session.inputs)
+        self._rank = 2
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        checkpoint: str | os.PathLike[str],
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        revision: str | None = None,
+        threads: int | None = None,
+    ) -> Self:
+        """Load a bundle: a folder, an installed model package's name, or a Hub id.
+
+        `precision="auto"` takes int8 on the CPU where its parity gate was passed, else fp32. Digests are compared
+        with the manifest's while ONNX Runtime opens the graph. Raises BundleError, IntegrityError, TaskError (the
+        bundle has no such head) or DeviceError.
+        """
+        from untorch.hub import resolve
+
+        return cls.from_bundle(
+            Bundle(resolve(checkpoint, revision=revision, precision=precision)),
+            device=device,
+            precision=precision,
+            threads=threads,
+        )
+
+    @classmethod
+    def from_bundle(
+        cls, bundle: Bundle, *, device: str = "auto", precision: str = "auto", threads: int | None = None
+    ) -> Self:
+        """Load an opened bundle; see `from_pretrained`."""
+        variant = choose_variant(bundle, precision, cls.output_names)
+        session = open_session(bundle, variant, "model", device=device, threads=threads)
+        names = [tensor.name for tensor in session.outputs]
+        if not set(cls.output_names) <= set(names):
+            raise TaskError(
+                f"{bundle.path} gives {', '.join(names)}, and {cls.__name__} needs {cls.head} "
+                f"({', '.join(cls.output_names)}). Export the checkpoint with a task that has this head"
+            )
+        return cls(bundle, session, variant, ModelConfig.load(bundle.path))
+
+    @property
+    def device(self) -> str:
+        """Where the model runs: `cpu` or `cuda:N`."""
+        return self.session.device
+
+    @property
+    def max_sequence_length(self) -> int | None:
+        """Most tokens a row may have; None if there is no limit."""
+        return self.config.max_sequence_length
+
+    def __call__(
+        self,
+        input_ids: ArrayLike | None = None,
+        attention_mask: ArrayLike | None = None,
+        token_type_ids: ArrayLike | None = None,
+        **inputs: ArrayLike,
+    ) -> ModelOutput:
+        """Run a batch: `input_ids` (batch, sequence), masks of the same shape. Returns this head's named outputs.
+
+        Left out, the attention mask is ones and the token types zeros. Inputs that the graph does not have are
+        ignored. Raises InputError for a missing batch axis, ragged rows, wrong dtypes or shapes and ids outside the
+        vocabulary, SequenceTooLongError for rows over the model's limit.
+        """
+        given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids, **inputs}
+        feeds = self._check({name: value for name, value in given.items() if value is not None})
+        names = self.output_names
+        return self.output_class(zip(names, self.session.run(feeds, names), strict=True))
+
+    def forward(self, feeds: Mapping[str, Array]) -> list[Array]:
+        """Run arrays that are known to be good, in the graph's own dtypes; this head's outputs in order."""
+        return self.session.run(feeds, self.output_names)
+
+    def check_length(self, length: int, what: str = "the sequence") -> None:
+        """Raise SequenceTooLongError if a row of `length` tokens does not fit."""
+        limit = self.max_sequence_length
+        if limit is not None and length > limit:
+            raise SequenceTooLongError(
+                f"{what} has {length} tokens and the model takes at most {limit}. Cut it with truncation=True, "
+                "or split it into windows (return_overflowing_tokens=True with a stride)"
+            )
+
+    def _check(self, given: Mapping[str, ArrayLike]) -> dict[str, Array]:
+        if "input_ids" not in given:
+            raise InputError("input_ids are missing; pass the tokenizer's output: model(**tokenizer(texts, …))")
+        ids = self._integers("input_ids", given["input_ids"])
+        self._check_ids(ids)
+        feeds = {}
+        for tensor in self.session.inputs:
+            name = tensor.name
+            if name in given:
+                array = ids if name == "input_ids" else self._integers(name, given[name])
+                if array.shape != ids.shape:
+                    raise InputError(f"{name} has shape {array.shape} and input_ids {ids.shape}; they must be equal")
+            elif name == "attention_mask":
+                self._warn_of_padding(ids)
+                array = np.ones_like(ids)
+            elif name == "token_type_ids":
+                array = np.zeros_like(ids)
+            elif name == "position_ids":
+                array = np.broadcast_to(np.arange(ids.shape[-1]), ids.shape)
+            else:
+                raise InputError(f"the graph wants {name} {list(tensor.axes)}, which was not given")
+            feeds[name] = np.ascontiguousarray(array, dtype=tensor.dtype)
+        return feeds
+
+    def _integers(self, name: str, value: ArrayLike) -> Array:
+        try:
+            array = np.asarray(value)
+        except ValueError:
+            raise InputError(
+                f"{name} is ragged: its rows have different lengths. Pad them: "
+                "tokenizer(texts, padding=True) or tokenizer.pad(…)"
+            ) from None
+        if array.ndim == self._rank - 1 and array.dtype.kind in "iu":
+            raise InputError(
+                f"{name} has shape {array.shape}: the batch axis is missing. Pass a batch of one: model([ids])"
+            )
+        if array.dtype.kind not in "iub":
+            if array.size == 0:
+                raise InputError(f"{name} has shape {array.shape}: there is no token in it to run")
+            raise InputError(f"{name} holds {array.dtype}, not whole numbers; pass the tokenizer's ids, not its tokens")
+        if array.ndim != self._rank:
+            raise InputError(f"{name} has {array.ndim} axes {array.shape}; the model takes {self._rank}")
+        return array
+
+    def _check_ids(self, ids: Array) -> None:
+        if ids.size == 0:
+            raise InputError(f"input_ids has shape {ids.shape}: there is no token in it to run")
+        self.check_length(ids.shape[-1])
+        size = self.config.get("vocab_size")
+        low, high = int(ids.min()), int(ids.max())
+        if low < 0 or (size is not None and high >= size):
+            raise InputError(
+                f"input_ids holds {low if low < 0 else high}, outside the model's vocabulary of {size} tokens. "
+                "Is this the model's own tokenizer?"
+            )
+
+    def _warn_of_padding(self, ids: Array) -> None:
+        pad = self.config.get("pad_token_id")
+        if pad is not None and (ids[..., -1] == pad).any():
+            warnings.warn(
+                f"no attention_mask was given and there are padding ids ({pad}) in input_ids: padding counts as text "
+                "and changes the answer. Pass attention_mask",
+                stacklevel=4,
+            )
+
+
+class AutoModelForSequenceClassification(AutoModel):
+    """A bundle's model with a classification or regression head: `logits` (batch, labels)."""
+
+    output_names = ("logits",)
+    output_class = SequenceClassifierOutput
+    head = "a classification head"
+
+
+def choose_variant(bundle: Bundle, precision: str, outputs: Sequence[str] = ()) -> Variant:
+    """The variant that `precision` stands for; `auto` is int8 if it passed its gate and has `outputs`, else fp32."""
+    if precision != "auto":
+        return bundle.variant(precision)
+    int8 = bundle.variants.get("int8")
+    if int8 is not None and int8.verdict in _TRUSTED and _has_outputs(int8, outputs):
+        return int8
+    return bundle.variants.get("fp32") or next(iter(bundle.variants.values()))
+
+
+def _has_outputs(variant: Variant, outputs: Sequence[str]) -> bool:
+    return any(set(outputs) <= {tensor.name for tensor in graph.outputs} for graph in variant.graphs.values())
+
+
+def open_session(bundle: Bundle, variant: Variant, role: str, *, device: str, threads: int | None) -> Session:
+    """Open one graph of a variant, its digests checked. Raises what Session and Bundle.check raise."""
+    if role not in variant.graphs:
+        raise TaskError(f"{bundle.path} holds {' and '.join(variant.graphs)} graphs and no {role} graph")
+    graph = variant.graphs[role]
+    # The graph file decides what ONNX Runtime parses, so it is checked before; the weights, which are only mapped
+    # then, are read for their digest while the session is built.
+    bundle.check([graph.file])
+    weights = _DigestCheck(bundle, graph)
+    session = Session(bundle.file(graph.file), device=device, threads=threads, optimized=variant.optimized)
+    weights.finish()
+    return session
+
+
+class _DigestCheck:
+    """Checks a graph's weight files in a thread; hashing and session building both leave the interpreter free."""
+
+    def __init__(self, bundle: Bundle, graph: Graph) -> None:
+        self._error: IntegrityError | None = None
+        self._thread = threading.Thread(target=self._run, args=(bundle, graph), daemon=True)
+        self._thread.start()
+
+    def _run(self, bundle: Bundle, graph: Graph) -> None:
+        try:
+            bundle.check(graph.data)
+        except IntegrityError as error:
+            self._error = error
+
+    def finish(self) -> None:
+        self._thread.join()
+        if self._error is not None:
+            raise self._error

@@ -1,0 +1,56 @@
+"""The numpy that several tasks share: softmax, sigmoid, pooling, normalising."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+def softmax(logits: Array, axis: int = -1) -> Array:
+    """exp(x) / sum(exp(x)) along `axis`, shifted by the maximum so that it cannot overflow. Same shape and dtype."""
+    logits = np.asarray(logits)
+    shifted = np.exp(logits - logits.max(axis=axis, keepdims=True))
+    return shifted / shifted.sum(axis=axis, keepdims=True)  # type: ignore[no-any-return]
+
+
+def log_softmax(logits: Array, axis: int = -1) -> Array:
+    """The logarithm of softmax along `axis`, without taking the logarithm of a rounded-off zero."""
+    shifted = logits - logits.max(axis=axis, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))  # type: ignore[no-any-return]
+
+
+def sigmoid(logits: Array) -> Array:
+    """1 / (1 + exp(-x)), elementwise. Large negative logits give 0, without a warning."""
+    with np.errstate(over="ignore"):
+        return 1.0 / (1.0 + np.exp(-logits))
+
+
+def normalize(vectors: Array, axis: int = -1) -> Array:
+    """Vectors divided by their Euclidean length; a zero vector stays zero (as torch.nn.functional.normalize does)."""
+    lengths = np.linalg.norm(vectors, axis=axis, keepdims=True)
+    return vectors / np.maximum(lengths, 1e-12)  # type: ignore[no-any-return]
+
+
+def pool(states: Array, mask: Array, mode: str) -> Array:
+    """Token states (batch, sequence, hidden) and mask (batch, sequence) to one vector a row (batch, hidden).
+
+    `mode` is one of sentence-transformers' poolings: `mean`, `cls` (first real token), `max`, `lasttoken`,
+    `mean_sqrt_len_tokens`. Raises ValueError for another.
+    """
+    weights = mask[:, :, None].astype(states.dtype)
+    rows = np.arange(len(states))
+    if mode == "mean":
+        return (states * weights).sum(1) / np.maximum(weights.sum(1), 1e-9)  # type: ignore[no-any-return]
+    if mode == "mean_sqrt_len_tokens":
+        return (states * weights).sum(1) / np.sqrt(np.maximum(weights.sum(1), 1e-9))  # type: ignore[no-any-return]
+    if mode == "max":
+        return np.where(weights > 0, states, -np.inf).max(1)  # type: ignore[no-any-return]
+    if mode == "cls":
+        return states[rows, mask.argmax(1)]  # type: ignore[no-any-return]
+    if mode == "lasttoken":
+        return states[rows, mask.shape[1] - 1 - mask[:, ::-1].argmax(1)]  # type: ignore[no-any-return]
+    raise ValueError(f"unknown pooling {mode!r}")

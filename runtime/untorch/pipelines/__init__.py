@@ -1,0 +1,86 @@
+"""`pipeline(task, model)`: the task's whole way from text to answer. One file a task."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from untorch.bundle import Bundle
+from untorch.errors import TaskError
+from untorch.hub import default_model, resolve
+from untorch.model import AutoModel
+
+if TYPE_CHECKING:
+    from untorch.pipelines.base import Pipeline
+    from untorch.tokenizer import Tokenizer
+
+# Task → module of this package and class. The module is imported when the task is asked for.
+TASKS = {
+    "text-classification": ("text_classification", "TextClassificationPipeline"),
+    "feature-extraction": ("feature_extraction", "FeatureExtractionPipeline"),
+    "sentence-embeddings": ("sentence_embeddings", "SentenceEmbeddingsPipeline"),
+}
+ALIASES = {"sentiment-analysis": "text-classification"}
+
+
+def pipeline(
+    task: str | None = None,
+    model: str | os.PathLike[str] | AutoModel | None = None,
+    tokenizer: str | os.PathLike[str] | Tokenizer | None = None,
+    *,
+    device: str | int = "auto",
+    precision: str = "auto",
+    revision: str | None = None,
+    batch_size: int | None = None,
+    threads: int | None = None,
+    **arguments: Any,
+) -> Pipeline:
+    """Build a task's pipeline, as transformers' `pipeline` does.
+
+    `model` is a bundle folder, an installed model package's name, a Hub id, or a loaded model; without one the
+    installed default for the task is taken, with a notice. Without a task, the bundle's own is taken. `device` is
+    `auto`, `cpu`, `cuda`, `cuda:N` or a number as in transformers (-1 the CPU). Further arguments are defaults for
+    every call. Raises TaskError for an unknown task, or one that the bundle cannot do.
+    """
+    if task is None and model is None:
+        raise TaskError(f"name a task ({', '.join([*TASKS, *ALIASES])}) or a model")
+    if isinstance(device, int):
+        device = "cpu" if device < 0 else f"cuda:{device}"
+    if task is not None:
+        _canonical(task)
+    if isinstance(model, AutoModel):
+        bundle = model.bundle
+    else:
+        folder = (
+            default_model(_canonical(str(task)))
+            if model is None
+            else resolve(model, revision=revision, precision=precision)
+        )
+        bundle = Bundle(folder)
+    name = _canonical(task or bundle.task or _missing_task(bundle.path))
+    module, class_name = TASKS[name]
+    pipeline_class = getattr(import_module(f"untorch.pipelines.{module}"), class_name)
+    if not isinstance(model, AutoModel):
+        model = pipeline_class.model_class.from_bundle(bundle, device=device, precision=precision, threads=threads)
+    if tokenizer is None or isinstance(tokenizer, (str, os.PathLike)):
+        from untorch.tokenizer import AutoTokenizer
+
+        bundle.check(file for file in _TOKENIZER_FILES if (bundle.path / file).is_file())
+        tokenizer = AutoTokenizer.from_pretrained(bundle.path if tokenizer is None else tokenizer)
+    return pipeline_class(name, model, tokenizer, batch_size=batch_size, **arguments)  # type: ignore[no-any-return]
+
+
+_TOKENIZER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+
+
+def _canonical(task: str) -> str:
+    name = ALIASES.get(task, task)
+    if name not in TASKS:
+        raise TaskError(f"unknown task {task!r}; choose from {', '.join(sorted([*TASKS, *ALIASES]))}")
+    return name
+
+
+def _missing_task(path: Path) -> str:
+    raise TaskError(f"{path} has no manifest that names its task; name it: pipeline('text-classification', …)")

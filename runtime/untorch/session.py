@@ -1,0 +1,84 @@
+"""One ONNX Runtime session: device, threads, and proof of where its nodes run. It does not know text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from untorch.bundle import Tensor
+from untorch.devices import onnxruntime, resolve_device, usable_cores
+from untorch.errors import BundleError, DeviceError, UntorchError
+
+_DTYPES = {
+    "tensor(int64)": "int64",
+    "tensor(int32)": "int32",
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(bool)": "bool",
+}
+
+
+class Session:
+    """A loaded graph, ready to run on one device.
+
+    `device` is `auto`, `cpu`, `cuda` or `cuda:N`; `threads` the size of the intra-op pool (default: every usable
+    core); `optimized` says that the file is already fused, so that only cheap rewrites are left for loading.
+
+    Raises BundleError if ONNX Runtime cannot load the file, DeviceError if the device cannot be had or would
+    not run the graph, DependencyError if ONNX Runtime is not there.
+    """
+
+    def __init__(
+        self, graph: Path, *, device: str = "auto", threads: int | None = None, optimized: bool = False
+    ) -> None:
+        ort = onnxruntime()
+        self.device = resolve_device(device)
+        self.threads = threads or usable_cores()
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        # Waiting threads that spin steal the cores from everything else: 2-3x slower at batch 1 on small machines.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+        # Shapes change from call to call, so a memory plan learnt from one call does not fit the next.
+        options.enable_mem_pattern = False
+        level = ort.GraphOptimizationLevel
+        options.graph_optimization_level = level.ORT_ENABLE_BASIC if optimized else level.ORT_ENABLE_ALL
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if self.device != "cpu":
+            providers.insert(0, ("CUDAExecutionProvider", {"device_id": self.device.partition(":")[2]}))
+        try:
+            self._session = ort.InferenceSession(str(graph), options, providers=providers)
+        except Exception as error:  # ONNX Runtime's errors have no common base below Exception
+            raise BundleError(f"ONNX Runtime cannot load {graph}: {_first_line(error)}") from error
+        if self.device != "cpu" and self._session.get_providers()[0] != "CUDAExecutionProvider":
+            raise DeviceError(
+                f"{self.device} was asked for, but ONNX Runtime's CUDA provider did not start, so the graph would run "
+                "on the CPU. Run `untorch doctor` to see which library is missing, or pass device='cpu'"
+            )
+        self.inputs = tuple(_tensor(item) for item in self._session.get_inputs())
+        self.outputs = tuple(_tensor(item) for item in self._session.get_outputs())
+
+    def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None) -> list[NDArray[Any]]:
+        """Run the graph once. Returns the arrays named in `outputs` in that order, or all of them.
+
+        Raises UntorchError with ONNX Runtime's own message if the run fails.
+        """
+        try:
+            return self._session.run(outputs, feeds)  # type: ignore[no-any-return]
+        except Exception as error:
+            shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in feeds.items())
+            raise UntorchError(f"ONNX Runtime failed on inputs {shapes}: {_first_line(error)}") from error
+
+
+def _tensor(item: Any) -> Tensor:
+    return Tensor(item.name, _DTYPES.get(item.type, item.type), tuple(item.shape))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0]

@@ -1,0 +1,90 @@
+"""Does a bundle still hold what its manifest says, and does it still give PyTorch's answers on this machine?"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from untorch import golden
+from untorch.bundle import GOLDEN, Bundle, Variant
+from untorch.errors import BundleError, FormatError
+from untorch.model import open_session
+
+
+@dataclass(frozen=True)
+class Replay:
+    """One variant against the stored reference: the largest difference, where, and what was allowed."""
+
+    precision: str
+    device: str
+    cases: int
+    difference: float
+    position: str
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the difference is allowed. Not a number is not."""
+        return self.difference <= self.tolerance
+
+    @property
+    def verdict(self) -> str:
+        """`holds` or `differs`."""
+        return "holds" if self.passed else "differs"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `verify` found."""
+
+    files: int
+    replays: tuple[Replay, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every variant holds."""
+        return all(replay.passed for replay in self.replays)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain data."""
+        replays = [asdict(replay) | {"passed": replay.passed} for replay in self.replays]
+        return {"passed": self.passed, "files": self.files, "replays": replays}
+
+
+def verify(bundle: Bundle, *, device: str = "auto") -> Report:
+    """Check every digest, then run every variant on the reference inputs and compare with PyTorch's outputs.
+
+    Raises IntegrityError for an altered file and BundleError for a bundle with no manifest: there is nothing to
+    verify it against. A variant that differs is in the report, not an error.
+    """
+    if bundle.manifest is None:
+        raise BundleError(f"{bundle.path} has no manifest, so there is nothing to verify it against; export it again")
+    bundle.check()
+    cases = golden.load(bundle.file(GOLDEN))
+    replays = tuple(_replay(bundle, variant, cases, device) for variant in bundle.variants.values())
+    return Report(len(bundle.manifest.files), replays)
+
+
+def _replay(bundle: Bundle, variant: Variant, cases: list[golden.Case], device: str) -> Replay:
+    try:
+        tolerance = float(variant.parity["golden"]["tolerance"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise FormatError(
+            f"{bundle.path}: the {variant.precision} variant states no tolerance to replay under"
+        ) from error
+    session = open_session(bundle, variant, "model", device=device, threads=None)
+    given = {tensor.name for tensor in session.outputs}
+    worst, position = 0.0, "-"
+    for index, case in enumerate(cases):
+        feeds = {tensor.name: case.inputs[tensor.name].astype(tensor.dtype) for tensor in session.inputs}
+        names = [name for name in case.outputs if name in given]
+        for name, result in zip(names, session.run(feeds, names), strict=True):
+            difference = np.abs(result - case.outputs[name])
+            # argmax treats not-a-number as largest, so a broken answer cannot hide.
+            place = np.unravel_index(difference.argmax(), difference.shape)
+            value = float(difference[place])
+            if not value <= worst:
+                worst, position = value, f"case {index}, {name}{[int(axis) for axis in place]}"
+    return Replay(variant.precision, session.device, len(cases), worst, position, tolerance)

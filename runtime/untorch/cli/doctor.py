@@ -1,0 +1,28 @@
+"""`untorch doctor`: what is installed, which devices really work, what would be used and why."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from untorch.diagnosis import diagnose
+
+HELP = "show what is installed, which devices work, and what would be used"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Diagnose; 0 if a model could run here, 1 if not."""
+    report = diagnose()
+    if args.json:
+        print(json.dumps(report))
+    else:
+        for section, facts in report.items():
+            print(section)
+            for name, fact in facts.items():
+                print(f"  {name:<24} {fact}")
+    return 0 if any(fact.startswith("works") for fact in report["devices"].values()) else 1

@@ -1,0 +1,129 @@
+"""`untorch run`: answers for texts on the command line, from stdin, or from a file."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any
+
+from untorch.batching import windows
+from untorch.cli import texts
+from untorch.cli.arguments import add_model_arguments, split_bundle
+from untorch.errors import InputError
+from untorch.pipelines import pipeline
+from untorch.pipelines.base import STREAM_WINDOW, Pipeline
+
+HELP = "answer texts with a bundle, or with the installed default model"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument(
+        "words",
+        nargs="*",
+        metavar="[BUNDLE] TEXT",
+        help="a bundle (folder, installed model or Hub id)"
+        " and texts; without a bundle the installed default answers; without texts stdin is read",
+    )
+    add_model_arguments(parser)
+    parser.add_argument(
+        "--truncation", action="store_true", help="cut texts over the model's limit (default: an error)"
+    )
+    parser.add_argument("--input", type=Path, metavar="F", help="read texts from a txt, csv or jsonl file")
+    parser.add_argument("--output", type=Path, metavar="F", help="write answers to a txt, csv or jsonl file")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Answer everything; 0, or an error."""
+    start = time.perf_counter()
+    name, given = split_bundle(args.words)
+    if given and args.input:
+        raise InputError("give texts on the command line or --input, not both")
+    task = args.task or (None if name else "sentiment-analysis")
+    answerer = pipeline(task, name, device=args.device, precision=args.precision, revision=args.revision)
+    loaded = time.perf_counter()
+    arguments = {"truncation": True} if args.truncation else {}
+    count = 0
+    with ExitStack() as stack:
+        write = stack.enter_context(texts.writing(args.output)) if args.output else None
+        rows = _answered(answerer, stack.enter_context(_Source(given, args.input)), arguments)
+        for item, answer in rows:
+            count += 1
+            row = texts.flat(item, answer)
+            if write is not None:
+                write(row)
+            else:
+                print(json.dumps(row, ensure_ascii=False) if args.json else texts.line(row))
+    done = time.perf_counter()
+    print(
+        f"{count} text{'s' * (count != 1)} on {answerer.device} in {answerer.precision}: "
+        f"loaded in {1e3 * (loaded - start):.0f} ms, answered in {1e3 * (done - loaded):.1f} ms",
+        file=sys.stderr,
+    )
+    return 0
+
+
+class _Source:
+    """The texts, wherever they come from, with a progress bar over a file's bytes."""
+
+    def __init__(self, given: list[str], path: Path | None) -> None:
+        self.name = "stdin" if path is None else str(path)
+        self._given = given
+        self._path = path
+        self._file: IO[str] | None = None
+        self._bar: Any = None
+
+    def __enter__(self) -> _Source:
+        if self._path is not None:
+            from tqdm import tqdm
+
+            try:
+                self._file = self._path.open(encoding="utf-8", newline="" if self._path.suffix == ".csv" else None)
+            except OSError as error:
+                raise InputError(f"cannot read {self._path}: {error.strerror}") from error
+            # disable=None shows the bar only where stderr is a terminal.
+            self._bar = tqdm(total=self._path.stat().st_size, unit="B", unit_scale=True, disable=None)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._bar.close()
+
+    def __iter__(self) -> Iterator[tuple[int, Any]]:
+        if self._given:
+            return enumerate(self._given, 1)
+        if self._file is None or self._path is None:
+            return texts.read(sys.stdin, ".txt", self.name)
+        return texts.read(self._file, self._path.suffix, self.name)
+
+    def advance(self) -> None:
+        if self._bar is not None and self._file is not None:
+            self._bar.update(self._file.buffer.tell() - self._bar.n)  # type: ignore[attr-defined]
+
+
+def _answered(answerer: Pipeline, source: _Source, arguments: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
+    for window in windows(source, STREAM_WINDOW):
+        items = [item for _, item in window]
+        try:
+            answers: Iterable[Any] = answerer(items, **arguments)
+        except InputError:
+            _name_the_line(answerer, window, source.name, arguments)
+            raise
+        yield from zip(items, answers, strict=True)
+        source.advance()
+
+
+def _name_the_line(answerer: Pipeline, window: list[tuple[int, Any]], name: str, arguments: dict[str, Any]) -> None:
+    """Raise the error again with the line it comes from: the first that fails by itself."""
+    for number, item in window:
+        try:
+            answerer([item], **arguments)
+        except InputError as error:
+            raise type(error)(f"{name}, line {number}: {error}") from error

@@ -1,0 +1,62 @@
+"""Fixtures that every test folder shares."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+# Nothing here may reach for the network, and two pools of threads on a small machine only get in each other's way.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of shared material beside the repository."""
+    folder = ROOT.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("the shared material is not beside the repository")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_bundle(tmp_path_factory):
+    """Export a checkpoint once per session: `make_bundle(name, make_checkpoint, **export arguments)` → (both folders)."""
+    from untorch_export.export import export
+
+    made: dict[str, tuple[Path, Path]] = {}
+
+    def make(name, checkpoint, **arguments):
+        if name not in made:
+            folder = tmp_path_factory.mktemp(name)
+            source = checkpoint if isinstance(checkpoint, (str, Path)) else checkpoint(folder / "checkpoint")
+            export(source, folder / "bundle", **arguments)
+            made[name] = (Path(source), folder / "bundle")
+        return made[name]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny(make_bundle) -> tuple[Path, Path]:
+    """A random two-label BERT classifier: its checkpoint and its bundle (fp32 and int8)."""
+    from checkpoints import small_bert
+
+    return make_bundle("tiny", small_bert, keep_failed=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny) -> Path:
+    return tiny[0]
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny) -> Path:
+    return tiny[1]

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from untorch import batching
+
+lengths = st.lists(st.integers(1, 600), max_size=200)
+
+
+@given(lengths, st.none() | st.integers(1, 50))
+def test_every_row_is_in_exactly_one_batch(rows, batch_size):
+    batches = batching.plan(rows, batch_size)
+    assert sorted(np.concatenate([*batches, np.empty(0, int)]).tolist()) == list(range(len(rows)))
+
+
+@given(lengths)
+def test_batches_stay_inside_both_limits(rows):
+    for batch in batching.plan(rows):
+        longest = max(rows[row] for row in batch)
+        assert len(batch) <= batching.MAX_ROWS
+        # One row may be longer than the budget by itself: it still has to run.
+        assert len(batch) == 1 or len(batch) * longest <= batching.MAX_TOKENS
+
+
+@given(lengths)
+def test_a_batch_holds_neighbouring_lengths(rows):
+    longest_so_far = 0
+    for batch in batching.plan(rows):
+        assert min(rows[row] for row in batch) >= longest_so_far
+        longest_so_far = max(rows[row] for row in batch)
+
+
+@given(lengths, st.integers(1, 50))
+def test_a_named_batch_size_is_kept(rows, batch_size):
+    sizes = [len(batch) for batch in batching.plan(rows, batch_size)]
+    assert all(size == batch_size for size in sizes[:-1])
+
+
+@given(lengths)
+def test_restore_undoes_the_plan(rows):
+    batches = batching.plan(rows)
+    answers = [[f"row {row}" for row in batch] for batch in batches]
+    assert batching.restore(batches, answers, len(rows)) == [f"row {row}" for row in range(len(rows))]
+
+
+@given(st.lists(st.integers()), st.integers(1, 20))
+def test_windows_lose_nothing(items, size):
+    windows = list(batching.windows(iter(items), size))
+    assert [item for window in windows for item in window] == items
+    assert all(len(window) == size for window in windows[:-1])

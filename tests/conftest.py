@@ -28,7 +28,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def make_bundle(tmp_path_factory):
-    """Export a checkpoint once per session: `make_bundle(name, make_checkpoint, **export arguments)` → (both folders)."""
+    """Export once per session: `make_bundle(name, make_checkpoint, **export arguments)` gives both folders."""
     from untorch_export.export import export
 
     made: dict[str, tuple[Path, Path]] = {}

@@ -26,14 +26,25 @@ if TYPE_CHECKING:
         TaskError,
         UntorchError,
     )
-    from untorch.model import AutoModel, AutoModelForSequenceClassification
+    from untorch.heads import (
+        AutoModelForMaskedLM,
+        AutoModelForMultipleChoice,
+        AutoModelForQuestionAnswering,
+        AutoModelForSequenceClassification,
+        AutoModelForTokenClassification,
+    )
+    from untorch.model import AutoModel
     from untorch.numerics import softmax
     from untorch.pipelines import pipeline
     from untorch.tokenizer import AutoTokenizer, BatchEncoding
 
 _HOME = {
     "AutoModel": "model",
-    "AutoModelForSequenceClassification": "model",
+    "AutoModelForMaskedLM": "heads",
+    "AutoModelForMultipleChoice": "heads",
+    "AutoModelForQuestionAnswering": "heads",
+    "AutoModelForSequenceClassification": "heads",
+    "AutoModelForTokenClassification": "heads",
     "AutoTokenizer": "tokenizer",
     "BatchEncoding": "tokenizer",
     "Bundle": "bundle",
@@ -52,7 +63,11 @@ _HOME = {
 
 __all__ = [
     "AutoModel",
+    "AutoModelForMaskedLM",
+    "AutoModelForMultipleChoice",
+    "AutoModelForQuestionAnswering",
     "AutoModelForSequenceClassification",
+    "AutoModelForTokenClassification",
     "AutoTokenizer",
     "BatchEncoding",
     "Bundle",

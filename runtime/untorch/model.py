@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from untorch.bundle import Bundle, Graph, Variant
 from untorch.config import ModelConfig
 from untorch.errors import InputError, IntegrityError, SequenceTooLongError, TaskError
-from untorch.outputs import BaseModelOutput, ModelOutput, SequenceClassifierOutput
+from untorch.outputs import BaseModelOutput, ModelOutput
 from untorch.session import Session
 
 Array = NDArray[Any]
@@ -32,6 +32,11 @@ class AutoModel:
     output_names: ClassVar[tuple[str, ...]] = ("last_hidden_state",)
     output_class: ClassVar[type[ModelOutput]] = BaseModelOutput
     head: ClassVar[str] = "token states"
+    # Tasks whose bundles have this head; empty where any bundle may. Heads share output names, so names do not tell.
+    tasks: ClassVar[tuple[str, ...]] = ()
+    # Axes of input_ids and of the outputs: (batch, sequence) and, for token states, (batch, sequence, hidden).
+    input_rank: ClassVar[int] = 2
+    output_rank: ClassVar[int] = 3
 
     def __init__(self, bundle: Bundle, session: Session, variant: Variant, config: ModelConfig) -> None:
         self.bundle = bundle
@@ -39,7 +44,6 @@ class AutoModel:
         self.precision = variant.precision
         self.config = config
         self.input_names = tuple(tensor.name for tensor in session.inputs)
-        self._rank = 2
 
     @classmethod
     def from_pretrained(
@@ -73,11 +77,13 @@ class AutoModel:
         """Load an opened bundle; see `from_pretrained`."""
         variant = choose_variant(bundle, precision, cls.output_names)
         session = open_session(bundle, variant, "model", device=device, threads=threads)
-        names = [tensor.name for tensor in session.outputs]
-        if not set(cls.output_names) <= set(names):
+        outputs = {tensor.name: len(tensor.axes) for tensor in session.outputs}
+        other_task = cls.tasks and bundle.task and bundle.task not in cls.tasks
+        if other_task or any(outputs.get(name) != cls.output_rank for name in cls.output_names):
             raise TaskError(
-                f"{bundle.path} gives {', '.join(names)}, and {cls.__name__} needs {cls.head} "
-                f"({', '.join(cls.output_names)}). Export the checkpoint with a task that has this head"
+                f"{bundle.path} {f'was exported for {bundle.task} and ' if bundle.task else ''}gives "
+                f"{', '.join(outputs)}; {cls.__name__} needs {cls.head} ({', '.join(cls.output_names)}). "
+                "Export the checkpoint with a task that has this head"
             )
         return cls(bundle, session, variant, ModelConfig.load(bundle.path))
 
@@ -154,7 +160,7 @@ class AutoModel:
                 f"{name} is ragged: its rows have different lengths. Pad them: "
                 "tokenizer(texts, padding=True) or tokenizer.pad(…)"
             ) from None
-        if array.ndim == self._rank - 1 and array.dtype.kind in "iu":
+        if array.ndim == self.input_rank - 1 and array.dtype.kind in "iu":
             raise InputError(
                 f"{name} has shape {array.shape}: the batch axis is missing. Pass a batch of one: model([ids])"
             )
@@ -162,8 +168,8 @@ class AutoModel:
             if array.size == 0:
                 raise InputError(f"{name} has shape {array.shape}: there is no token in it to run")
             raise InputError(f"{name} holds {array.dtype}, not whole numbers; pass the tokenizer's ids, not its tokens")
-        if array.ndim != self._rank:
-            raise InputError(f"{name} has {array.ndim} axes {array.shape}; the model takes {self._rank}")
+        if array.ndim != self.input_rank:
+            raise InputError(f"{name} has {array.ndim} axes {array.shape}; the model takes {self.input_rank}")
         return array
 
     def _check_ids(self, ids: Array) -> None:
@@ -186,14 +192,6 @@ class AutoModel:
                 "and changes the answer. Pass attention_mask",
                 stacklevel=4,
             )
-
-
-class AutoModelForSequenceClassification(AutoModel):
-    """A bundle's model with a classification or regression head: `logits` (batch, labels)."""
-
-    output_names = ("logits",)
-    output_class = SequenceClassifierOutput
-    head = "a classification head"
 
 
 def choose_variant(bundle: Bundle, precision: str, outputs: Sequence[str] = ()) -> Variant:

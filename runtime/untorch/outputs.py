@@ -34,3 +34,19 @@ class BaseModelOutput(ModelOutput):
 
 class SequenceClassifierOutput(ModelOutput):
     """`logits` (batch, labels)."""
+
+
+class TokenClassifierOutput(ModelOutput):
+    """`logits` (batch, sequence, labels)."""
+
+
+class QuestionAnsweringModelOutput(ModelOutput):
+    """`start_logits` and `end_logits` (batch, sequence)."""
+
+
+class MaskedLMOutput(ModelOutput):
+    """`logits` (batch, sequence, vocabulary)."""
+
+
+class MultipleChoiceModelOutput(ModelOutput):
+    """`logits` (batch, choices)."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from untorch.errors import InputError
-from untorch.model import AutoModelForSequenceClassification
+from untorch.heads import AutoModelForSequenceClassification
 from untorch.numerics import Array, sigmoid, softmax
 from untorch.pipelines.base import Pipeline
 

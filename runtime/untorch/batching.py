@@ -17,11 +17,11 @@ MAX_ROWS = 32
 MAX_TOKENS = 4096
 
 
-def plan(lengths: Sequence[int], batch_size: int | None = None) -> list[NDArray[np.intp]]:
+def plan(lengths: Sequence[int], batch_size: int | None = None, max_tokens: int = MAX_TOKENS) -> list[NDArray[np.intp]]:
     """Partition rows of the given lengths (in tokens) into batches of row numbers.
 
     Rows are sorted by length first, so that a batch holds rows of about one length and little padding. A batch has
-    at most `batch_size` rows, or without one at most MAX_ROWS rows and MAX_TOKENS tokens, padding counted.
+    at most `batch_size` rows, or without one at most MAX_ROWS rows and `max_tokens` tokens, padding counted.
     """
     order = np.argsort(np.asarray(lengths, dtype=np.intp), kind="stable")
     if batch_size is not None:
@@ -31,7 +31,7 @@ def plan(lengths: Sequence[int], batch_size: int | None = None) -> list[NDArray[
     for end in range(1, len(order) + 1):
         full = end - start >= MAX_ROWS
         # Lengths grow, so the next row would set the padded length of the whole batch.
-        over = end < len(order) and (end - start + 1) * lengths[order[end]] > MAX_TOKENS
+        over = end < len(order) and (end - start + 1) * lengths[order[end]] > max_tokens
         if full or over or end == len(order):
             batches.append(order[start:end])
             start = end

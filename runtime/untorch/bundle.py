@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -21,6 +21,9 @@ MANIFEST = "untorch.json"
 GOLDEN = "golden.npz"
 
 Verdict = Literal["exact", "close", "failed", "unverified"]
+
+# Verdicts under which a reduced-precision variant may stand in for fp32 without being asked for by name.
+_TRUSTED: tuple[Verdict, ...] = ("exact", "close")
 
 # A config, tokenizer or manifest larger than this is an attack or a mistake: real ones stay below 40 MB.
 MAX_JSON_BYTES = 128 << 20
@@ -206,6 +209,16 @@ def _inside(name: str, where: str) -> str:
     return name
 
 
+def preferred(variants: Mapping[str, Variant], outputs: Iterable[str] = ()) -> Variant:
+    """The variant to take where none is named: int8 if it passed its gate and gives `outputs`, else fp32."""
+    int8 = variants.get("int8")
+    if int8 is not None and int8.verdict in _TRUSTED:
+        names = {tensor.name for graph in int8.graphs.values() for tensor in graph.outputs}
+        if names.issuperset(outputs):
+            return int8
+    return variants.get("fp32") or next(iter(variants.values()))
+
+
 def digest(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:
@@ -226,8 +239,9 @@ class Bundle:
     """A folder with a model in it, opened for reading.
 
     `Bundle(path)` reads the manifest where there is one and checks that every file it lists is there with the
-    right size; `check()` compares digests. Raises BundleError if the folder holds no model, FormatError or
-    IntegrityError if what it holds is not what it says.
+    right size; `check()` compares digests. A variant of which no file is there (not downloaded, or deleted to save
+    room) is left out. Raises BundleError if the folder holds no model, FormatError or IntegrityError if what it holds
+    is not what it says.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -239,14 +253,8 @@ class Bundle:
         if self.manifest is None:
             self.variants = _discover(self.path)
         else:
-            self.variants = self.manifest.variants
-            for variant in self.variants.values():
-                for name in variant.files:
-                    if name not in self.manifest.files:
-                        raise IntegrityError(
-                            f"{manifest}: variant {variant.precision} uses {name}, which has no digest"
-                        )
-            self._check_sizes(self.manifest)
+            self.variants = self._present(self.manifest)
+            self._check_sizes()
         if not self.variants:
             raise BundleError(
                 f"{self.path} holds no ONNX model (onnx/model*.onnx, or model*.onnx). If it is a PyTorch checkpoint, "
@@ -263,6 +271,15 @@ class Bundle:
         """The task the bundle was exported for, where the manifest says it."""
         return self.manifest.task if self.manifest else None
 
+    @property
+    def files(self) -> dict[str, FileRecord]:
+        """The manifest's records of the files that must be here; empty without a manifest."""
+        if self.manifest is None:
+            return {}
+        absent = {name for variant in self.manifest.variants.values() for name in variant.files}
+        absent -= {name for variant in self.variants.values() for name in variant.files}
+        return {name: record for name, record in self.manifest.files.items() if name not in absent}
+
     def variant(self, precision: str) -> Variant:
         """The variant of that precision. Raises BundleError, naming those there are."""
         try:
@@ -273,8 +290,7 @@ class Bundle:
     def file(self, name: str) -> Path:
         """Full path of a file of the bundle. Raises IntegrityError if it is missing or lies outside the bundle."""
         path = self.path / _inside(name, str(self.path))
-        # A Hub cache folder is made of links into its blob store, so links out are refused only where a manifest rules.
-        if self.verified and not path.resolve().is_relative_to(self.path.resolve()):
+        if not self._is_own(path.resolve()):
             raise IntegrityError(f"{path} is a link that leads out of the bundle")
         if not path.is_file():
             raise IntegrityError(f"{path} is missing; restore it or export the bundle again")
@@ -285,17 +301,34 @@ class Bundle:
 
         Without a manifest there is nothing to compare with, and nothing is done.
         """
-        if self.manifest is None:
-            return
-        for name in self.manifest.files if names is None else names:
-            record = self.manifest.files.get(name)
+        records = self.files
+        for name in records if names is None else names:
+            record = records.get(name)
             if record is not None and digest(self.file(name)) != record.sha256:
                 raise IntegrityError(
                     f"{self.path / name} was altered: its SHA-256 is not the manifest's. Restore it or export again"
                 )
 
-    def _check_sizes(self, manifest: Manifest) -> None:
-        for name, record in manifest.files.items():
+    def _is_own(self, real: Path) -> bool:
+        """Whether a path with its links followed belongs to this bundle."""
+        folder = self.path.resolve()
+        if real.is_relative_to(folder):
+            return True
+        # A Hub cache's snapshot is made of links into the repository's store of blobs.
+        return folder.parent.name == "snapshots" and real.is_relative_to(folder.parent.parent / "blobs")
+
+    def _present(self, manifest: Manifest) -> dict[str, Variant]:
+        present = {}
+        for precision, variant in manifest.variants.items():
+            for name in variant.files:
+                if name not in manifest.files:
+                    raise IntegrityError(f"{self.path / MANIFEST}: {precision} uses {name}, which has no digest")
+            if any((self.path / _inside(name, str(self.path))).is_file() for name in variant.files):
+                present[precision] = variant
+        return present
+
+    def _check_sizes(self) -> None:
+        for name, record in self.files.items():
             size = self.file(name).stat().st_size
             if size != record.size:
                 what = "truncated" if size < record.size else "altered"

@@ -19,7 +19,7 @@ def usable_cores() -> int:
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else (os.cpu_count() or 1)
     quota = _cgroup_quota()
-    return max(1, min(cores, int(quota + 0.5))) if quota else cores
+    return max(1, min(cores, int(quota))) if quota else cores
 
 
 def _cgroup_quota() -> float | None:

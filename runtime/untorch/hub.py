@@ -8,7 +8,7 @@ import logging
 import os
 from pathlib import Path
 
-from untorch.bundle import GRAPH_STEMS
+from untorch.bundle import GRAPH_STEMS, MANIFEST, Manifest, preferred, read_json
 from untorch.errors import BundleError, TaskError
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,8 @@ def resolve(name: str | os.PathLike[str], *, revision: str | None = None, precis
 
     A folder's path is taken as it is; then the installed model packages are asked (entry points of the group
     `untorch.models`); then the Hub, where only what a runtime reads is downloaded: the side files and the graphs of
-    `precision` (`fp32` where none is named). With HF_HUB_OFFLINE=1 the Hub's cache is read and nothing is opened.
+    one variant (`precision`, or the manifest's preferred one, or fp32). With HF_HUB_OFFLINE=1 only the Hub's cache is
+    read.
 
     Raises BundleError, saying what was tried.
     """
@@ -72,22 +73,42 @@ def _package_folder(module: str) -> Path:
 
 def _from_hub(name: str, revision: str | None, precision: str | None) -> Path:
     # Imported here: it costs a tenth of a second that a path on disk should not pay.
-    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    suffix = "" if precision in (None, "auto", "fp32") else f"_{precision}"
-    graphs = [f"{folder}{stem}{suffix}.onnx*" for folder in ("onnx/", "") for stem in GRAPH_STEMS]
     try:
-        if not constants.HF_HUB_OFFLINE:
-            files = HfApi().list_repo_files(name, revision=revision)
-            if not any(file.endswith(".onnx") for file in files):
-                raise BundleError(
-                    f"{name} holds no ONNX model on the Hub. Where PyTorch is installed, run "
-                    f"`untorch export {name} -o BUNDLE` and load that folder"
-                )
+        if constants.HF_HUB_OFFLINE:
+            return Path(snapshot_download(name, revision=revision))
+        info = HfApi().model_info(name, revision=revision)
+        files = [sibling.rfilename for sibling in info.siblings or ()]
+        manifest = None
+        if MANIFEST in files:
+            path = Path(hf_hub_download(name, MANIFEST, revision=info.sha))
+            manifest = Manifest.from_json(read_json(path), f"{name}/{MANIFEST}")
+        graphs = _graphs(name, files, precision, manifest)
         return Path(snapshot_download(name, revision=revision, allow_patterns=[*_SIDE_FILES, *graphs]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).strip().split("\n", 1)[0]
         raise BundleError(
             f"{name!r} is no folder, no installed model package, and could not be had from the Hub: {reason}"
         ) from error
+
+
+def _graphs(name: str, files: list[str], precision: str | None, manifest: Manifest | None) -> list[str]:
+    """The graph files to download, external data included: one variant's. Raises BundleError if it is not there."""
+    there = sorted(file for file in files if file.endswith(".onnx"))
+    if not there:
+        raise BundleError(
+            f"{name} holds no ONNX model on the Hub. Where PyTorch is installed, run `untorch export {name} -o BUNDLE` "
+            "and load that folder"
+        )
+    if manifest is not None:
+        if precision in (None, "auto"):
+            return list(preferred(manifest.variants).files)
+        if precision in manifest.variants:
+            return list(manifest.variants[str(precision)].files)
+    suffix = "" if precision in (None, "auto", "fp32") else f"_{precision}"
+    graphs = [f"{folder}{stem}{suffix}.onnx" for folder in ("onnx/", "") for stem in GRAPH_STEMS]
+    if not any(graph in files for graph in graphs):
+        raise BundleError(f"{name} has no graph in that precision on the Hub; it has {', '.join(there)}")
+    return [*graphs, *(f"{graph}{data}" for graph in graphs for data in ("_data", ".data"))]

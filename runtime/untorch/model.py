@@ -11,16 +11,13 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from untorch.bundle import Bundle, Graph, Variant
+from untorch.bundle import Bundle, Graph, Variant, preferred
 from untorch.config import ModelConfig
 from untorch.errors import InputError, IntegrityError, SequenceTooLongError, TaskError
 from untorch.outputs import BaseModelOutput, ModelOutput
 from untorch.session import Session
 
 Array = NDArray[Any]
-
-# Verdicts under which a reduced-precision variant may stand in for fp32 without being asked for by name.
-_TRUSTED = ("exact", "close")
 
 
 class AutoModel:
@@ -195,17 +192,8 @@ class AutoModel:
 
 
 def choose_variant(bundle: Bundle, precision: str, outputs: Sequence[str] = ()) -> Variant:
-    """The variant that `precision` stands for; `auto` is int8 if it passed its gate and has `outputs`, else fp32."""
-    if precision != "auto":
-        return bundle.variant(precision)
-    int8 = bundle.variants.get("int8")
-    if int8 is not None and int8.verdict in _TRUSTED and _has_outputs(int8, outputs):
-        return int8
-    return bundle.variants.get("fp32") or next(iter(bundle.variants.values()))
-
-
-def _has_outputs(variant: Variant, outputs: Sequence[str]) -> bool:
-    return any(set(outputs) <= {tensor.name for tensor in graph.outputs} for graph in variant.graphs.values())
+    """The variant that `precision` stands for; `auto` is the preferred one that has `outputs`."""
+    return preferred(bundle.variants, outputs) if precision == "auto" else bundle.variant(precision)
 
 
 def open_session(bundle: Bundle, variant: Variant, role: str, *, device: str, threads: int | None) -> Session:

@@ -64,7 +64,7 @@ def verify(bundle: Bundle, *, device: str = "auto") -> Report:
     bundle.check()
     cases = golden.load(bundle.file(GOLDEN))
     replays = tuple(_replay(bundle, variant, cases, device) for variant in bundle.variants.values())
-    return Report(len(bundle.manifest.files), replays)
+    return Report(len(bundle.files), replays)
 
 
 def _replay(bundle: Bundle, variant: Variant, cases: list[golden.Case], device: str) -> Replay:

@@ -64,6 +64,16 @@ def test_an_altered_file_is_caught_before_the_first_answer(copy, name):
         pipeline(None, copy, precision="fp32")
 
 
+def test_a_bundle_may_be_slimmed_by_a_whole_variant(copy):
+    for name in Bundle(copy).variant("fp32").files:
+        (copy / name).unlink()
+    slim = Bundle(copy)
+    assert list(slim.variants) == ["int8"]
+    slim.check()
+    with pytest.raises(BundleError, match="no fp32 variant; it has int8"):
+        slim.variant("fp32")
+
+
 def test_a_newer_format_is_refused_by_number(copy):
     edit(copy, lambda manifest: manifest.update(format_version=99))
     with pytest.raises(FormatError, match="format version 99"):

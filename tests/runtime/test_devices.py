@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+
+from untorch import DependencyError, DeviceError, devices
+from untorch.diagnosis import PROBE, diagnose
+from untorch.session import Session
+
+
+@pytest.fixture
+def wheels(monkeypatch):
+    """Pretend that these wheels are installed."""
+
+    def pretend(**versions):
+        def version(name):
+            try:
+                return versions[name.replace("-", "_")]
+            except KeyError:
+                raise importlib.metadata.PackageNotFoundError(name) from None
+
+        monkeypatch.setattr(importlib.metadata, "version", version)
+        devices.onnxruntime.cache_clear()
+
+    yield pretend
+    devices.onnxruntime.cache_clear()
+
+
+def test_cores_follow_the_affinity_mask():
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("this system has no affinity mask")
+    code = "import os; os.sched_setaffinity(0, {0}); from untorch.devices import usable_cores; print(usable_cores())"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "1\n"
+
+
+@pytest.mark.parametrize(("quota", "expected"), [(None, 4), (0.5, 1), (1.0, 1), (2.5, 2), (3.0, 3), (64.0, 4)])
+def test_cores_follow_the_cgroup_quota(monkeypatch, quota, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+    monkeypatch.setattr(devices, "_cgroup_quota", lambda: quota)
+    assert devices.usable_cores() == expected
+
+
+def test_two_wheels_conflict(wheels):
+    wheels(onnxruntime="1.32.0", onnxruntime_gpu="1.31.1")
+    with pytest.raises(DependencyError, match=r"both installed.*pip uninstall -y onnxruntime onnxruntime-gpu"):
+        devices.onnxruntime()
+
+
+def test_a_missing_onnxruntime_says_what_to_install():
+    code = (
+        "import sys; sys.modules['onnxruntime'] = None\n"
+        "from untorch import UntorchError\nfrom untorch.devices import onnxruntime\n"
+        "try: onnxruntime()\nexcept UntorchError as error: print(error)"
+    )
+    printed = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert "pip install 'untorch[cpu]'" in printed
+
+
+@pytest.mark.parametrize("name", ["tpu", "cuda:x", "cuda:-1", "", "gpu"])
+def test_unknown_devices(name):
+    with pytest.raises(DeviceError, match="choose auto, cpu, cuda or cuda:N"):
+        devices.resolve_device(name)
+
+
+def test_cuda_without_its_wheel_names_the_extra():
+    if "CUDAExecutionProvider" in devices.onnxruntime().get_available_providers():
+        pytest.skip("the CUDA build is installed here")
+    with pytest.raises(DeviceError, match=r"untorch\[gpu\]"):
+        devices.resolve_device("cuda")
+    assert devices.resolve_device("auto") == "cpu"
+
+
+def test_the_probe_is_the_matrix_product_it_says():
+    model = onnx.load(PROBE)
+    onnx.checker.check_model(model, full_check=True)
+    assert [node.op_type for node in model.graph.node] == ["MatMul"]
+
+
+def test_doctor_tries_the_cpu():
+    report = diagnose()
+    assert report["devices"]["cpu"].startswith("works")
+    assert report["installed"]["onnxruntime"] == importlib.metadata.version("onnxruntime")
+    assert report["machine"]["cores"].startswith(str(devices.usable_cores()))
+
+
+def test_a_session_states_what_goes_in_and_out(tiny_bundle):
+    session = Session(tiny_bundle / "onnx/model.onnx")
+    assert [tensor.name for tensor in session.inputs] == ["input_ids", "attention_mask", "token_type_ids"]
+    assert session.inputs[0].axes == ("batch", "sequence")
+    assert session.inputs[0].dtype == "int64"
+    ids = np.array([[2, 10, 3]])
+    feeds = {tensor.name: np.ones_like(ids) if "mask" in tensor.name else ids * 0 for tensor in session.inputs}
+    (logits,) = session.run(feeds, ["logits"])
+    assert logits.shape == (1, 2)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from untorch.batcher import Batcher, BatcherClosedError
     from untorch.bundle import Bundle
     from untorch.errors import (
         BundleError,
@@ -47,6 +48,8 @@ _HOME = {
     "AutoModelForTokenClassification": "heads",
     "AutoTokenizer": "tokenizer",
     "BatchEncoding": "tokenizer",
+    "Batcher": "batcher",
+    "BatcherClosedError": "batcher",
     "Bundle": "bundle",
     "BundleError": "errors",
     "DependencyError": "errors",
@@ -70,6 +73,8 @@ __all__ = [
     "AutoModelForTokenClassification",
     "AutoTokenizer",
     "BatchEncoding",
+    "Batcher",
+    "BatcherClosedError",
     "Bundle",
     "BundleError",
     "DependencyError",

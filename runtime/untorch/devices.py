@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.metadata
+import importlib.util
 import os
 from pathlib import Path
 from types import ModuleType
 
 from untorch.errors import DependencyError, DeviceError
 
-_WHEELS = ("onnxruntime", "onnxruntime-gpu")
+# Distributions that all install the one module `onnxruntime`.
+_WHEELS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-rocm")
 
 
 def usable_cores() -> int:
@@ -38,14 +39,17 @@ def _cgroup_quota() -> float | None:
 
 
 def installed_wheels() -> dict[str, str]:
-    """The installed ONNX Runtime distributions and their versions."""
+    """The distributions that provide the importable `onnxruntime`, and their versions."""
+    spec = importlib.util.find_spec("onnxruntime")
+    if spec is None or spec.origin is None:
+        return {}
     found = {}
-    for name in _WHEELS:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    # A listing of one folder, because importlib.metadata would cost more than all the rest of a start.
+    for entry in Path(spec.origin).parent.parent.glob("onnxruntime*.dist-info"):
+        name, _, version = entry.name.removesuffix(".dist-info").rpartition("-")
+        if (name := name.replace("_", "-")) in _WHEELS:
+            found[name] = version
+    return dict(sorted(found.items()))
 
 
 @functools.cache

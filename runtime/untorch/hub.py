@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import logging
 import os
@@ -41,26 +40,31 @@ def resolve(name: str | os.PathLike[str], *, revision: str | None = None, precis
     return _from_hub(text, revision, precision)
 
 
+def _entry_points(group: str) -> dict[str, str]:
+    # Imported here: it costs more than all the rest of a start from a folder.
+    from importlib.metadata import entry_points
+
+    return {entry.name: entry.value for entry in entry_points(group=group)}
+
+
 def default_model(task: str) -> Path:
     """The bundle of the installed model package that serves `task` by default.
 
     Raises TaskError if no installed package does.
     """
-    for entry in importlib.metadata.entry_points(group=DEFAULTS, name=task):
-        folder = _package_folder(entry.value)
-        logger.warning(
-            "No model was supplied, defaulted to %s for %s. Name a model to be sure which one runs.", entry.value, task
+    module = _entry_points(DEFAULTS).get(task)
+    if module is None:
+        raise TaskError(
+            f"no installed package brings a default model for {task!r}. Name a bundle, "
+            "or install one: pip install untorch-minilm-sst2 (for sentiment-analysis)"
         )
-        return folder
-    raise TaskError(
-        f"no installed package brings a default model for {task!r}. Name a bundle, "
-        "or install one: pip install untorch-minilm-sst2 (for sentiment-analysis)"
-    )
+    logger.warning("No model was supplied, defaulted to %s for %s. Name a model to be sure which runs.", module, task)
+    return _package_folder(module)
 
 
 def installed_models() -> dict[str, str]:
     """Names of the installed model packages' models, and the module that holds each."""
-    return {entry.name: entry.value for entry in importlib.metadata.entry_points(group=MODELS)}
+    return _entry_points(MODELS)
 
 
 def _package_folder(module: str) -> Path:

@@ -9,27 +9,9 @@ import numpy as np
 import onnx
 import pytest
 
-from untorch import DependencyError, DeviceError, devices
+from untorch import DeviceError, devices
 from untorch.diagnosis import PROBE, diagnose
 from untorch.session import Session
-
-
-@pytest.fixture
-def wheels(monkeypatch):
-    """Pretend that these wheels are installed."""
-
-    def pretend(**versions):
-        def version(name):
-            try:
-                return versions[name.replace("-", "_")]
-            except KeyError:
-                raise importlib.metadata.PackageNotFoundError(name) from None
-
-        monkeypatch.setattr(importlib.metadata, "version", version)
-        devices.onnxruntime.cache_clear()
-
-    yield pretend
-    devices.onnxruntime.cache_clear()
 
 
 def test_cores_follow_the_affinity_mask():
@@ -46,19 +28,30 @@ def test_cores_follow_the_cgroup_quota(monkeypatch, quota, expected):
     assert devices.usable_cores() == expected
 
 
-def test_two_wheels_conflict(wheels):
-    wheels(onnxruntime="1.32.0", onnxruntime_gpu="1.31.1")
-    with pytest.raises(DependencyError, match=r"both installed.*pip uninstall -y onnxruntime onnxruntime-gpu"):
-        devices.onnxruntime()
+def load_onnxruntime(path=None, prelude=""):
+    """What a fresh process with `path` first on its module path prints when it loads ONNX Runtime."""
+    code = (
+        f"{prelude}\nfrom untorch import UntorchError\nfrom untorch.devices import onnxruntime\n"
+        "try: print(onnxruntime().__file__)\nexcept UntorchError as error: print(error)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(path)} if path else None
+    return subprocess.check_output([sys.executable, "-c", code], text=True, env=environment)
+
+
+def test_two_wheels_conflict(tmp_path):
+    (tmp_path / "onnxruntime").mkdir()
+    (tmp_path / "onnxruntime/__init__.py").touch()
+    (tmp_path / "onnxruntime-1.32.0.dist-info").mkdir()
+    (tmp_path / "onnxruntime_ep_openvino-1.8.1.dist-info").mkdir()
+    assert "onnxruntime/__init__.py" in load_onnxruntime(tmp_path)
+    (tmp_path / "onnxruntime_gpu-1.31.1.dist-info").mkdir()
+    printed = load_onnxruntime(tmp_path)
+    assert "onnxruntime and onnxruntime-gpu are both installed" in printed
+    assert "pip uninstall -y onnxruntime onnxruntime-gpu" in printed
 
 
 def test_a_missing_onnxruntime_says_what_to_install():
-    code = (
-        "import sys; sys.modules['onnxruntime'] = None\n"
-        "from untorch import UntorchError\nfrom untorch.devices import onnxruntime\n"
-        "try: onnxruntime()\nexcept UntorchError as error: print(error)"
-    )
-    printed = subprocess.check_output([sys.executable, "-c", code], text=True)
+    printed = load_onnxruntime(prelude="import sys; sys.modules['onnxruntime'] = None")
     assert "pip install 'untorch[cpu]'" in printed
 
 

@@ -1,0 +1,247 @@
+"""From a folder's files to a ready Rust tokenizer and the settings that go with it.
+
+Read are `tokenizer.json` and, where present, `tokenizer_config.json`, `special_tokens_map.json`,
+`added_tokens.json`, `chat_template.jinja` and `config.json`, as transformers 4 or 5 save them. Where two
+files disagree, the one transformers 4.57.6 would believe is believed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as RustTokenizer
+
+from untorch.errors import BundleError, FormatError, InputError
+from untorch.tokenizer.adjustments import adjust
+from untorch.tokenizer.families import FAMILIES, GENERIC, Family, implied_additional_tokens
+from untorch.tokenizer.model_types import TOKENIZER_OF
+from untorch.tokenizer.strategies import VERY_LARGE_INTEGER
+
+TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+ADDITIONAL = "additional_special_tokens"
+
+
+@dataclass
+class Settings:
+    """Everything about a tokenizer that the Rust tokenizer does not hold."""
+
+    family: Family
+    special_tokens: dict[str, str | None]
+    additional_special_tokens: list[str]
+    extra_special_tokens: dict[str, str]
+    model_input_names: list[str]
+    model_max_length: int
+    padding_side: str
+    truncation_side: str
+    clean_up_tokenization_spaces: bool
+    split_special_tokens: bool
+    add_prefix_space: bool
+    chat_template: str | dict[str, str] | None
+    name_or_path: str
+    init_kwargs: dict[str, Any]
+
+
+def load(folder: Path, overrides: Mapping[str, Any], name_or_path: str | None = None) -> tuple[RustTokenizer, Settings]:
+    """Read a folder.
+
+    `overrides` are settings and special tokens that replace those of the files. Raises BundleError when
+    there is no `tokenizer.json`, FormatError when a file is malformed, InputError for a bad override.
+    """
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise BundleError(
+            f"{folder} has no tokenizer.json; write one where transformers is installed, with "
+            "AutoTokenizer.from_pretrained(…).save_pretrained(…)"
+        )
+    try:
+        tokenizer = RustTokenizer.from_file(str(path))
+    except Exception as error:  # The binding raises bare Exception.
+        raise FormatError(f"{path} is not a tokenizer: {error}") from error
+
+    config = _read(folder / "tokenizer_config.json")
+    name = _class_name(folder, config)
+    family = FAMILIES.get(name, GENERIC)
+
+    settings: dict[str, Any] = {**family.defaults, **config, **overrides}
+    declared = _read_special_tokens(folder, settings, overrides, tokenizer)
+    _take_baked_in(settings, family, tokenizer)
+    special = _special_tokens(name, family, settings)
+    _add_tokens(tokenizer, declared, special)
+    adjust(tokenizer, family, settings, {key: str(token) for key, token in special.items() if key in TOKEN_NAMES})
+
+    names = settings.get("model_input_names", list(family.model_input_names))
+    limit = settings.get("model_max_length", settings.get("max_len"))
+    return tokenizer, Settings(
+        family=family,
+        special_tokens={key: str(special[key]) if key in special else None for key in TOKEN_NAMES},
+        additional_special_tokens=[str(token) for token in special.get(ADDITIONAL, [])],
+        extra_special_tokens={
+            key: str(token) for key, token in special.items() if key not in TOKEN_NAMES and key != ADDITIONAL
+        },
+        model_input_names=list(names),
+        model_max_length=VERY_LARGE_INTEGER if limit is None else int(limit),
+        padding_side=check_side("padding_side", settings.get("padding_side", family.padding_side)),
+        truncation_side=check_side("truncation_side", settings.get("truncation_side", "right")),
+        clean_up_tokenization_spaces=bool(settings.get("clean_up_tokenization_spaces", False)),
+        split_special_tokens=bool(settings.get("split_special_tokens", False)),
+        add_prefix_space=bool(settings.get("add_prefix_space", False)),
+        chat_template=_chat_template(folder, settings),
+        name_or_path=name_or_path or str(folder),
+        init_kwargs=settings,
+    )
+
+
+def check_side(name: str, value: object) -> str:
+    """Raise InputError unless `value` is "left" or "right"; return it."""
+    if value not in ("left", "right"):
+        raise InputError(f'{name} is "left" or "right", not {value!r}')
+    return str(value)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FormatError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise FormatError(f"{path} holds a {type(content).__name__}, not an object")
+    return content
+
+
+def _class_name(folder: Path, config: Mapping[str, Any]) -> str:
+    name = config.get("tokenizer_class")
+    if name is None:
+        model = _read(folder / "config.json")
+        name = model.get("tokenizer_class") or TOKENIZER_OF.get(str(model.get("model_type")), "")
+    return str(name).removesuffix("Fast").removesuffix("Tokenizer")
+
+
+def _token(value: Any) -> Any:
+    """A special token as JSON has it, a string or an object, as a string or an AddedToken."""
+    if isinstance(value, Mapping) and "content" in value:
+        return AddedToken(**{key: flag for key, flag in value.items() if key != "__type"})
+    if isinstance(value, list | tuple):
+        return [_token(item) for item in value]
+    return value
+
+
+def _read_special_tokens(
+    folder: Path, settings: dict[str, Any], overrides: Mapping[str, Any], tokenizer: RustTokenizer
+) -> dict[int, AddedToken]:
+    """Complete `settings` with the special tokens that older files keep apart.
+
+    Returns the added tokens that the files declare, by id.
+    """
+    declared: dict[int, AddedToken] = {}
+    recorded = settings.get("added_tokens_decoder")
+    if recorded is not None:
+        declared = {int(index): _token(token) for index, token in recorded.items()}
+    else:
+        for key, value in _read(folder / "special_tokens_map.json").items():
+            if overrides.get(key):
+                continue
+            value = _token(value)
+            if key == ADDITIONAL and isinstance(value, list):
+                # Each once, where it is first named and as it is last described.
+                value = list(
+                    {str(token): token for token in [*_token(settings.get(ADDITIONAL) or []), *value]}.values()
+                )
+            for token in value if isinstance(value, list) else [value]:
+                if isinstance(token, AddedToken):
+                    token.special = True
+            settings[key] = value
+        specials = {str(_token(settings[key])) for key in TOKEN_NAMES if settings.get(key) is not None}
+        specials |= {str(token) for token in _token(settings.get(ADDITIONAL) or [])}
+        for content, index in _read(folder / "added_tokens.json").items():
+            special = content in specials
+            declared[index] = AddedToken(content, normalized=not special, special=special)
+        declared |= tokenizer.get_added_tokens_decoder()
+
+    by_content = {str(token): token for token in declared.values()}
+    for key in (*TOKEN_NAMES, ADDITIONAL, "extra_special_tokens"):
+        if settings.get(key) is None:
+            continue
+        if isinstance(settings[key], dict) and key == "extra_special_tokens":
+            settings[key] = {name: _token(token) for name, token in settings[key].items()}
+        else:
+            settings[key] = _token(settings[key])
+        if key in TOKEN_NAMES:
+            settings[key] = by_content.get(str(settings[key]), settings[key])
+    return declared
+
+
+def _take_baked_in(settings: dict[str, Any], family: Family, tokenizer: RustTokenizer) -> None:
+    """The truncation and padding inside `tokenizer.json` are not kept, but they name sides and a pad token."""
+    if (truncation := tokenizer.truncation) is not None:
+        settings.setdefault("truncation_side", truncation["direction"])
+    if (padding := tokenizer.padding) is not None:
+        settings.setdefault("padding_side", padding["direction"])
+        if "pad_token" not in family.special_tokens:
+            settings.setdefault("pad_token", padding["pad_token"])
+
+
+def _special_tokens(name: str, family: Family, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The special tokens by name, in transformers' order: the seven, the additional ones, the model's own."""
+    special: dict[str, Any] = {}
+    for key in TOKEN_NAMES:
+        value = settings.get(key, family.special_tokens.get(key))
+        if value is not None:
+            special[key] = family.token(key, value)
+
+    extra = settings.get("extra_special_tokens") or {}
+    additional = settings.get(ADDITIONAL, list(family.additional_special_tokens) or None)
+    if isinstance(extra, list):
+        # transformers 5 saves under this name what 4 calls additional.
+        additional = [*(additional or []), *extra]
+        extra = {}
+    additional = implied_additional_tokens(name, additional, settings)
+    if additional:
+        special[ADDITIONAL] = list(additional)
+    return special | extra
+
+
+def _add_tokens(tokenizer: RustTokenizer, declared: Mapping[int, AddedToken], special: Mapping[str, Any]) -> None:
+    """Make the Rust tokenizer know every declared and every special token, with its flags."""
+    present = tokenizer.get_added_tokens_decoder()
+    as_present = {repr(token) for token in present.values()}
+    to_add: list[str | AddedToken] = [token for _, token in sorted(declared.items()) if repr(token) not in as_present]
+
+    known = {str(token) for token in present.values()} | {str(token) for token in to_add}
+    contents: set[str] = set()
+    for value in special.values():
+        for token in value if isinstance(value, list) else [value]:
+            # One with flags of its own replaces a token that is there already, flags and all.
+            if str(token) not in contents and (isinstance(token, AddedToken) or token not in known):
+                to_add.append(token)
+            contents.add(str(token))
+
+    ready = []
+    for token in to_add:
+        if isinstance(token, AddedToken):
+            token.special = token.special or str(token) in contents
+        else:
+            token = AddedToken(token, special=token in contents)
+        ready.append(token)
+    if ready:
+        tokenizer.add_tokens(ready)
+
+
+def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | dict[str, str] | None:
+    found = {}
+    if (default := folder / "chat_template.jinja").is_file():
+        found["default"] = default.read_text(encoding="utf-8")
+    for path in sorted((folder / "additional_chat_templates").glob("*.jinja")):
+        found[path.stem] = path.read_text(encoding="utf-8")
+    if found:
+        return found["default"] if set(found) == {"default"} else found
+    template = settings.get("chat_template")
+    if isinstance(template, list):
+        return {entry["name"]: entry["template"] for entry in template}
+    return template

@@ -1,0 +1,105 @@
+"""Rows of different lengths into rows of one length.
+
+Padding happens here, on data that belongs to one call, never inside the shared Rust tokenizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+from tokenizers import Encoding
+
+from untorch.errors import InputError
+from untorch.tokenizer.strategies import Strategy
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def padded_length(longest: int, multiple: int | None) -> int:
+    """The length, in tokens, that rows of at most `longest` are padded to."""
+    return -(-longest // multiple) * multiple if multiple else longest
+
+
+def collate(
+    encodings: Sequence[Encoding],
+    names: Collection[str],
+    *,
+    width: int,
+    pad_id: int,
+    pad_type_id: int,
+    left: bool,
+    dtype: DTypeLike,
+) -> dict[str, Array]:
+    """Fill (batch, width) arrays of `input_ids`, `attention_mask`, `token_type_ids`, as far as asked for."""
+    shape = len(encodings), width
+    lengths = np.fromiter(map(len, encodings), np.intp, len(encodings))
+    arrays: dict[str, Array] = {}
+    for name, pad, read in (
+        ("input_ids", pad_id, _ids),
+        ("token_type_ids", pad_type_id, _type_ids),
+    ):
+        if name in names:
+            array = arrays[name] = np.full(shape, pad, dtype)
+            for row, encoding, length in zip(array, encodings, lengths, strict=True):
+                row[width - length if left else 0 : width if left else length] = read(encoding)
+    if "attention_mask" in names:
+        columns = np.arange(width)
+        real = columns >= (width - lengths)[:, None] if left else columns < lengths[:, None]
+        arrays["attention_mask"] = real.astype(dtype)
+    return arrays
+
+
+def _ids(encoding: Encoding) -> list[int]:
+    ids: list[int] = encoding.ids
+    return ids
+
+
+def _type_ids(encoding: Encoding) -> list[int]:
+    type_ids: list[int] = encoding.type_ids
+    return type_ids
+
+
+def pad_columns(
+    columns: Mapping[str, Any], strategy: Strategy, multiple: int | None, fills: Mapping[str, int], left: bool
+) -> dict[str, Any]:
+    """Pad the rows of the columns named in `fills`, with the value given there; a single row stays one.
+
+    Arrays become lists. An `attention_mask` is added where `fills` names one. Raises InputError when
+    columns differ in their number of rows.
+    """
+    columns = {name: _to_lists(value) for name, value in columns.items()}
+    single = not isinstance(columns["input_ids"][0], list)
+    if single:
+        columns = {name: [value] for name, value in columns.items()}
+    lengths = [len(ids) for ids in columns["input_ids"]]
+    for name, rows in columns.items():
+        if len(rows) != len(lengths):
+            raise InputError(f"{name} has {len(rows)} rows, input_ids {len(lengths)}")
+    if "attention_mask" in fills and "attention_mask" not in columns:
+        columns["attention_mask"] = [[1] * length for length in lengths]
+
+    if strategy.padding != "do_not_pad":
+        longest = max(lengths) if strategy.padding == "longest" else strategy.max_length
+        assert longest is not None
+        width = padded_length(longest, multiple)
+        for name in fills.keys() & columns.keys():
+            columns[name] = [
+                _pad_row(row, fills[name], width - length, left)
+                for row, length in zip(columns[name], lengths, strict=True)
+            ]
+    return {name: rows[0] for name, rows in columns.items()} if single else columns
+
+
+def _pad_row(row: list[int], fill: int, missing: int, left: bool) -> list[int]:
+    return [fill] * missing + row if left else row + [fill] * missing
+
+
+def _to_lists(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return [_to_lists(item) for item in value]
+    return value

@@ -11,11 +11,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from untorch.version import __version__
 
 if TYPE_CHECKING:
     from untorch.batcher import Batcher, BatcherClosedError
     from untorch.bundle import Bundle
+    from untorch.causal import AutoModelForCausalLM, AutoModelForSeq2SeqLM
     from untorch.errors import (
         BundleError,
         DependencyError,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         TaskError,
         UntorchError,
     )
+    from untorch.generation import GenerationConfig, TextStreamer
     from untorch.heads import (
         AutoModelForMaskedLM,
         AutoModelForMultipleChoice,
@@ -41,9 +43,11 @@ if TYPE_CHECKING:
 
 _HOME = {
     "AutoModel": "model",
+    "AutoModelForCausalLM": "causal",
     "AutoModelForMaskedLM": "heads",
     "AutoModelForMultipleChoice": "heads",
     "AutoModelForQuestionAnswering": "heads",
+    "AutoModelForSeq2SeqLM": "causal",
     "AutoModelForSequenceClassification": "heads",
     "AutoModelForTokenClassification": "heads",
     "AutoTokenizer": "tokenizer",
@@ -55,10 +59,12 @@ _HOME = {
     "DependencyError": "errors",
     "DeviceError": "errors",
     "FormatError": "errors",
+    "GenerationConfig": "generation",
     "InputError": "errors",
     "IntegrityError": "errors",
     "SequenceTooLongError": "errors",
     "TaskError": "errors",
+    "TextStreamer": "generation",
     "UntorchError": "errors",
     "pipeline": "pipelines",
     "softmax": "numerics",
@@ -66,9 +72,11 @@ _HOME = {
 
 __all__ = [
     "AutoModel",
+    "AutoModelForCausalLM",
     "AutoModelForMaskedLM",
     "AutoModelForMultipleChoice",
     "AutoModelForQuestionAnswering",
+    "AutoModelForSeq2SeqLM",
     "AutoModelForSequenceClassification",
     "AutoModelForTokenClassification",
     "AutoTokenizer",
@@ -80,11 +88,14 @@ __all__ = [
     "DependencyError",
     "DeviceError",
     "FormatError",
+    "GenerationConfig",
     "InputError",
     "IntegrityError",
     "SequenceTooLongError",
     "TaskError",
+    "TextStreamer",
     "UntorchError",
+    "__version__",
     "pipeline",
     "softmax",
 ]

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from untorch import __version__
 from untorch.devices import installed_wheels, onnxruntime, resolve_device, usable_cores
 from untorch.errors import UntorchError
 from untorch.hub import installed_models
 from untorch.session import Session
+from untorch.version import __version__
 
 # One 4 x 4 matrix product: the least that shows a device computing.
 PROBE = Path(__file__).with_name("probe.onnx")

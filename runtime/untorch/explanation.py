@@ -8,7 +8,7 @@ import numpy as np
 
 from untorch.bundle import Bundle
 from untorch.config import ModelConfig
-from untorch.model import choose_variant, open_session
+from untorch.loading import choose_variant, open_session
 from untorch.numerics import sigmoid, softmax
 from untorch.tokenizer import AutoTokenizer
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from untorch.bundle import Bundle, Graph, Variant, preferred
+from untorch.bundle import Bundle, Variant
 from untorch.config import ModelConfig
-from untorch.errors import InputError, IntegrityError, SequenceTooLongError, TaskError
+from untorch.errors import InputError, SequenceTooLongError, TaskError
+from untorch.loading import choose_variant, open_session
 from untorch.outputs import BaseModelOutput, ModelOutput
 from untorch.session import Session
 
@@ -55,7 +55,7 @@ class AutoModel:
         """Load a bundle: a folder, an installed model package's name, or a Hub id.
 
         `precision="auto"` takes int8 on the CPU where its parity gate was passed, else fp32. Digests are compared
-        with the manifest's while ONNX Runtime opens the graph. Raises BundleError, IntegrityError, TaskError (the
+        with the manifest's while ONNX Runtime opens the graph. Raises BundleError, TaskError (the
         bundle has no such head) or DeviceError.
         """
         from untorch.hub import resolve
@@ -189,42 +189,3 @@ class AutoModel:
                 "and changes the answer. Pass attention_mask",
                 stacklevel=4,
             )
-
-
-def choose_variant(bundle: Bundle, precision: str, outputs: Sequence[str] = ()) -> Variant:
-    """The variant that `precision` stands for; `auto` is the preferred one that has `outputs`."""
-    return preferred(bundle.variants, outputs) if precision == "auto" else bundle.variant(precision)
-
-
-def open_session(bundle: Bundle, variant: Variant, role: str, *, device: str, threads: int | None) -> Session:
-    """Open one graph of a variant, its digests checked. Raises what Session and Bundle.check raise."""
-    if role not in variant.graphs:
-        raise TaskError(f"{bundle.path} holds {' and '.join(variant.graphs)} graphs and no {role} graph")
-    graph = variant.graphs[role]
-    # The graph file decides what ONNX Runtime parses, so it is checked before; the weights, which are only mapped
-    # then, are read for their digest while the session is built.
-    bundle.check([graph.file])
-    weights = _DigestCheck(bundle, graph)
-    session = Session(bundle.file(graph.file), device=device, threads=threads, optimized=variant.optimized)
-    weights.finish()
-    return session
-
-
-class _DigestCheck:
-    """Checks a graph's weight files in a thread; hashing and session building both leave the interpreter free."""
-
-    def __init__(self, bundle: Bundle, graph: Graph) -> None:
-        self._error: IntegrityError | None = None
-        self._thread = threading.Thread(target=self._run, args=(bundle, graph), daemon=True)
-        self._thread.start()
-
-    def _run(self, bundle: Bundle, graph: Graph) -> None:
-        try:
-            bundle.check(graph.data)
-        except IntegrityError as error:
-            self._error = error
-
-    def finish(self) -> None:
-        self._thread.join()
-        if self._error is not None:
-            raise self._error

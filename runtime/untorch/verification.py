@@ -10,7 +10,8 @@ import numpy as np
 from untorch import golden
 from untorch.bundle import GOLDEN, Bundle, Variant
 from untorch.errors import BundleError, FormatError
-from untorch.model import open_session
+from untorch.loading import open_session
+from untorch.session import Session
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,11 @@ def _replay(bundle: Bundle, variant: Variant, cases: list[golden.Case], device: 
         raise FormatError(
             f"{bundle.path}: the {variant.precision} variant states no tolerance to replay under"
         ) from error
-    session = open_session(bundle, variant, "model", device=device, threads=None)
-    given = {tensor.name for tensor in session.outputs}
+    sessions = [open_session(bundle, variant, role, device=device, threads=None) for role in variant.graphs]
     worst, position = 0.0, "-"
     for index, case in enumerate(cases):
+        session = _session(bundle, sessions, case)
+        given = {tensor.name for tensor in session.outputs}
         feeds = {tensor.name: case.inputs[tensor.name].astype(tensor.dtype) for tensor in session.inputs}
         names = [name for name in case.outputs if name in given]
         for name, result in zip(names, session.run(feeds, names), strict=True):
@@ -87,4 +89,12 @@ def _replay(bundle: Bundle, variant: Variant, cases: list[golden.Case], device: 
             value = float(difference[place])
             if not value <= worst:
                 worst, position = value, f"case {index}, {name}{[int(axis) for axis in place]}"
-    return Replay(variant.precision, session.device, len(cases), worst, position, tolerance)
+    return Replay(variant.precision, sessions[0].device, len(cases), worst, position, tolerance)
+
+
+def _session(bundle: Bundle, sessions: list[Session], case: golden.Case) -> Session:
+    """The graph that takes the case's inputs: an encoder's cases have not the decoder's."""
+    for session in sessions:
+        if {tensor.name for tensor in session.inputs} <= case.inputs.keys():
+            return session
+    raise FormatError(f"{bundle.path}: {GOLDEN} has a case that no graph takes ({', '.join(case.inputs)})")

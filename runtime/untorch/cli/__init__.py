@@ -16,8 +16,8 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from types import ModuleType
 
-from untorch import __version__
 from untorch.errors import InputError, UntorchError
+from untorch.version import __version__
 
 _BUILT_IN = ("run", "explain", "verify", "doctor")
 

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
@@ -34,6 +34,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--truncation", action="store_true", help="cut texts over the model's limit (default: an error)"
     )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help='an argument of the task, its value as JSON or as it stands: top_k=3, candidate_labels="sport, politics"',
+    )
     parser.add_argument("--input", type=Path, metavar="F", help="read texts from a txt, csv or jsonl file")
     parser.add_argument("--output", type=Path, metavar="F", help="write answers to a txt, csv or jsonl file")
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
@@ -48,18 +55,20 @@ def run(args: argparse.Namespace) -> int:
     task = args.task or (None if name else "sentiment-analysis")
     answerer = pipeline(task, name, device=args.device, precision=args.precision, revision=args.revision)
     loaded = time.perf_counter()
-    arguments = {"truncation": True} if args.truncation else {}
+    arguments = dict(map(_argument, args.set)) | ({"truncation": True} if args.truncation else {})
+    fields = answerer.input_fields
     count = 0
     with ExitStack() as stack:
-        write = stack.enter_context(texts.writing(args.output)) if args.output else None
-        rows = _answered(answerer, stack.enter_context(_Source(given, args.input)), arguments)
+        write = stack.enter_context(texts.writing(args.output, fields)) if args.output else None
+        items = answerer.from_words(given) if given else []
+        rows = _answered(answerer, stack.enter_context(_Source(items, args.input, fields)), arguments)
         for item, answer in rows:
             count += 1
-            row = texts.flat(item, answer)
+            row = texts.flat(item, answer, fields)
             if write is not None:
                 write(row)
             else:
-                print(json.dumps(row, ensure_ascii=False) if args.json else texts.line(row))
+                print(json.dumps(row, ensure_ascii=False) if args.json else texts.line(row, fields))
     done = time.perf_counter()
     print(
         f"{count} text{'s' * (count != 1)} on {answerer.device} in {answerer.precision}: "
@@ -69,10 +78,22 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-class _Source:
-    """The texts, wherever they come from, with a progress bar over a file's bytes."""
+def _argument(setting: str) -> tuple[str, Any]:
+    """The name and value of a `--set`."""
+    name, given, value = setting.partition("=")
+    if not given:
+        raise InputError(f"--set takes NAME=VALUE; got {setting!r}")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
-    def __init__(self, given: list[str], path: Path | None) -> None:
+
+class _Source:
+    """The inputs, wherever they come from, with a progress bar over a file's bytes."""
+
+    def __init__(self, given: list[Any], path: Path | None, fields: Sequence[str]) -> None:
+        self._fields = fields
         self.name = "stdin" if path is None else str(path)
         self._given = given
         self._path = path
@@ -100,8 +121,8 @@ class _Source:
         if self._given:
             return enumerate(self._given, 1)
         if self._file is None or self._path is None:
-            return texts.read(sys.stdin, ".txt", self.name)
-        return texts.read(self._file, self._path.suffix, self.name)
+            return texts.read(sys.stdin, ".txt", self.name, self._fields)
+        return texts.read(self._file, self._path.suffix, self.name, self._fields)
 
     def advance(self) -> None:
         if self._bar is not None and self._file is not None:
@@ -112,7 +133,8 @@ def _answered(answerer: Pipeline, source: _Source, arguments: dict[str, Any]) ->
     for window in windows(source, STREAM_WINDOW):
         items = [item for _, item in window]
         try:
-            answers: Iterable[Any] = answerer(items, **arguments)
+            # As a stream: some tasks answer a list of one as transformers does, without the list.
+            answers = list(answerer((item for item in items), **arguments))
         except InputError:
             _name_the_line(answerer, window, source.name, arguments)
             raise

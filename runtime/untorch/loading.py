@@ -1,0 +1,64 @@
+"""From a bundle to a running session: which variant, is it what it says, open it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from untorch import inspection
+from untorch.bundle import Bundle, Graph, Variant, preferred
+from untorch.errors import IntegrityError, TaskError
+from untorch.session import Session
+
+
+def choose_variant(bundle: Bundle, precision: str, outputs: Sequence[str] = ()) -> Variant:
+    """The variant that `precision` stands for; `auto` is the preferred one that has `outputs`."""
+    return preferred(bundle.variants, outputs) if precision == "auto" else bundle.variant(precision)
+
+
+def open_session(bundle: Bundle, variant: Variant, role: str, *, device: str, threads: int | None) -> Session:
+    """Open one graph of a variant, checked first: its digests, and what it declares.
+
+    Raises TaskError if there is no such graph, IntegrityError or FormatError for one that is not what the manifest
+    says or that reads outside the bundle, and what Session raises.
+    """
+    if role not in variant.graphs:
+        raise TaskError(f"{bundle.path} holds {' and '.join(variant.graphs)} graphs and no {role} graph")
+    graph = variant.graphs[role]
+    # The graph file decides what ONNX Runtime parses, so it is checked before; the weights, which are only mapped
+    # then, are read for their digest while the session is built.
+    bundle.check([graph.file])
+    path = bundle.file(graph.file)
+    locations = inspection.check(
+        path,
+        files=[PurePosixPath(name).name for name in graph.data] if bundle.verified else None,
+        inputs=[tensor.name for tensor in graph.inputs],
+        outputs=[tensor.name for tensor in graph.outputs],
+    )
+    for location in locations:
+        bundle.file(str(PurePosixPath(graph.file).with_name(location)))
+    weights = _DigestCheck(bundle, graph)
+    session = Session(path, device=device, threads=threads, optimized=variant.optimized)
+    weights.finish()
+    return session
+
+
+class _DigestCheck:
+    """Checks a graph's weight files in a thread; hashing and session building both leave the interpreter free."""
+
+    def __init__(self, bundle: Bundle, graph: Graph) -> None:
+        self._error: IntegrityError | None = None
+        self._thread = threading.Thread(target=self._run, args=(bundle, graph), daemon=True)
+        self._thread.start()
+
+    def _run(self, bundle: Bundle, graph: Graph) -> None:
+        try:
+            bundle.check(graph.data)
+        except IntegrityError as error:
+            self._error = error
+
+    def finish(self) -> None:
+        self._thread.join()
+        if self._error is not None:
+            raise self._error

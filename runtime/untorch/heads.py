@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from untorch.model import AutoModel
+from collections.abc import Mapping
+
+from untorch.model import Array, AutoModel
 from untorch.outputs import (
     MaskedLMOutput,
     MultipleChoiceModelOutput,
@@ -59,3 +61,7 @@ class AutoModelForMultipleChoice(AutoModel):
     tasks = ("multiple-choice",)
     input_rank = 3
     output_rank = 2
+
+    def forward(self, feeds: Mapping[str, Array]) -> list[Array]:
+        """Run arrays that are known to be good; those of shape (batch, sequence) are rows of one choice."""
+        return super().forward({name: array[:, None] if array.ndim == 2 else array for name, array in feeds.items()})

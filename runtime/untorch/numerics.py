@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -29,17 +30,24 @@ def sigmoid(logits: Array) -> Array:
         return 1.0 / (1.0 + np.exp(-logits))
 
 
+# What makes scores of logits, by transformers' names for `function_to_apply`.
+FUNCTIONS: dict[str, Callable[[Array], Array]] = {"softmax": softmax, "sigmoid": sigmoid, "none": np.asarray}
+
+
 def normalize(vectors: Array, axis: int = -1) -> Array:
     """Vectors divided by their Euclidean length; a zero vector stays zero (as torch.nn.functional.normalize does)."""
     lengths = np.linalg.norm(vectors, axis=axis, keepdims=True)
     return vectors / np.maximum(lengths, 1e-12)  # type: ignore[no-any-return]
 
 
+POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+
+
 def pool(states: Array, mask: Array, mode: str) -> Array:
     """Token states (batch, sequence, hidden) and mask (batch, sequence) to one vector a row (batch, hidden).
 
-    `mode` is one of sentence-transformers' poolings: `mean`, `cls` (first real token), `max`, `lasttoken`,
-    `mean_sqrt_len_tokens`. Raises ValueError for another.
+    `mode` is one of POOLINGS, sentence-transformers' names; `cls` is the first token that the mask has. Raises
+    ValueError for another.
     """
     weights = mask[:, :, None].astype(states.dtype)
     rows = np.arange(len(states))
@@ -47,6 +55,9 @@ def pool(states: Array, mask: Array, mode: str) -> Array:
         return (states * weights).sum(1) / np.maximum(weights.sum(1), 1e-9)  # type: ignore[no-any-return]
     if mode == "mean_sqrt_len_tokens":
         return (states * weights).sum(1) / np.sqrt(np.maximum(weights.sum(1), 1e-9))  # type: ignore[no-any-return]
+    if mode == "weightedmean":
+        weights = weights * np.arange(1, mask.shape[1] + 1, dtype=states.dtype)[:, None]
+        return (states * weights).sum(1) / np.maximum(weights.sum(1), 1e-9)  # type: ignore[no-any-return]
     if mode == "max":
         return np.where(weights > 0, states, -np.inf).max(1)  # type: ignore[no-any-return]
     if mode == "cls":

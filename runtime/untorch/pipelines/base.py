@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from untorch import batching
-from untorch.errors import InputError
+from untorch.errors import InputError, SequenceTooLongError
 from untorch.model import AutoModel
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
 
     from untorch.tokenizer import Tokenizer
+    from untorch.tokenizer.strategies import Truncation
 
 Array = NDArray[Any]
 
@@ -27,6 +29,11 @@ STREAM_WINDOW = 1024
 _FAST_ARGUMENTS = {"truncation", "max_length", "add_special_tokens", "padding"}
 
 
+def truncates(truncation: Any) -> bool:
+    """Whether a `truncation` argument, in any of the tokenizer's spellings, asks to cut."""
+    return truncation not in (None, False, "do_not_truncate")
+
+
 class Pipeline:
     """A task: preprocess, forward, postprocess. Call it with one input, a list, or a generator.
 
@@ -35,6 +42,12 @@ class Pipeline:
     """
 
     model_class: ClassVar[type[AutoModel]]
+    # The fields of one input, as a file's columns name them; an input with the first alone is that text itself.
+    input_fields: ClassVar[tuple[str, ...]] = ("text",)
+    # What to do about a text over the limit.
+    if_too_long: ClassVar[str] = "Cut it with truncation=True"
+    # Most tokens of a batch, padding counted.
+    max_batch_tokens = batching.MAX_TOKENS
 
     def __init__(
         self, task: str, model: AutoModel, tokenizer: Tokenizer, *, batch_size: int | None = None, **defaults: Any
@@ -70,6 +83,11 @@ class Pipeline:
         for window in batching.windows(inputs, STREAM_WINDOW):
             yield from self._answers(window, batch_size, parameters)
 
+    @classmethod
+    def from_words(cls, words: list[str]) -> list[Any]:
+        """The inputs that the words of a command line stand for: each is one, unless the task says otherwise."""
+        return list(words)
+
     def _parameters(self, arguments: dict[str, Any]) -> Any:
         """Check the call's arguments. Raises InputError for one this task does not know."""
         raise NotImplementedError
@@ -88,31 +106,82 @@ class Pipeline:
                 f"{self.task} takes no argument {', '.join(sorted(unknown))}; "
                 f"of the tokenizer's it takes {', '.join(sorted(_FAST_ARGUMENTS))}"
             )
-        truncation = arguments.get("truncation") not in (None, False, "do_not_truncate")
-        limit = self.max_length
         encodings = self.tokenizer.encode_ids(
             texts,
             pairs,
-            truncation=truncation,
-            max_length=arguments.get("max_length") or limit,
+            truncation=truncates(arguments.get("truncation")),
+            max_length=arguments.get("max_length") or self.max_length,
             add_special_tokens=arguments.get("add_special_tokens", True),
         )
-        if limit is not None:
-            for index, encoding in enumerate(encodings):
-                if len(encoding) > limit:
-                    self.model.check_length(len(encoding), f"text {index}" if len(encodings) > 1 else "the text")
+        self._check_lengths(encodings)
         return encodings
+
+    def _encode_spans(
+        self,
+        texts: Sequence[Any],
+        pairs: Sequence[str] | None = None,
+        *,
+        truncation: Truncation = "do_not_truncate",
+        max_length: int | None = None,
+        stride: int | None = None,
+        words: bool = False,
+    ) -> tuple[list[Encoding], list[range]]:
+        """Tokenize with character offsets and without padding. Gives the rows, and which of them are each text's.
+
+        With a `stride`, a text over `max_length` (default: the model's limit) becomes several rows, its windows,
+        that share `stride` tokens; otherwise a text is one row. With `words` a text is a list of words.
+        """
+        batch = self.tokenizer(
+            list(texts),
+            None if pairs is None else list(pairs),
+            truncation=truncation,
+            max_length=None if truncation == "do_not_truncate" else max_length or self.max_length,
+            stride=stride or 0,
+            return_overflowing_tokens=stride is not None,
+            is_split_into_words=words,
+            return_token_type_ids=False,
+            return_attention_mask=False,
+            verbose=False,
+        )
+        rows = list(batch.encodings or ())
+        owners = batch.get("overflow_to_sample_mapping", range(len(rows)))
+        self._check_lengths(rows, owners)
+        starts = np.searchsorted(owners, np.arange(len(texts) + 1)).tolist()
+        return rows, [range(start, end) for start, end in pairwise(starts)]
+
+    def _check_lengths(self, rows: Sequence[Encoding], owners: Sequence[int] | None = None) -> None:
+        """Raise SequenceTooLongError for a row over the limit; `owners` are the numbers of the rows' texts."""
+        limit = self.limit
+        if limit is None:
+            return
+        for index, row in enumerate(rows):
+            if len(row) > limit:
+                text = index if owners is None else owners[index]
+                raise SequenceTooLongError(
+                    f"{f'text {text}' if len(rows) > 1 else 'the text'} has {len(row)} tokens and the model takes at "
+                    f"most {limit}. {self.if_too_long}"
+                )
+
+    @property
+    def limit(self) -> int | None:
+        """Most tokens a row may have; None if there is no limit."""
+        return self.model.max_sequence_length
 
     @property
     def max_length(self) -> int | None:
-        """Most tokens a row may have: the tighter of the model's limit and the tokenizer's; None if neither has one."""
-        limits = [self.model.max_sequence_length, self.tokenizer.model_max_length]
+        """Where truncation cuts: the tighter of `limit` and the tokenizer's own; None if neither has one."""
+        limits = [self.limit, self.tokenizer.model_max_length]
         return min((limit for limit in limits if limit is not None and limit < 1_000_000), default=None)
+
+    def count_tokens(self, item: Any) -> int:
+        """How many tokens the texts of one input have. Raises InputError for an input that is not text."""
+        texts = [text for text in item.values() if isinstance(text, str)] if isinstance(item, dict) else [item]
+        return sum(len(encoding) for encoding in self.tokenizer.encode_ids(texts))
 
     def _forward(self, encodings: Sequence[Encoding], batch_size: int | None) -> Iterator[tuple[Array, list[Array]]]:
         """Run length-sorted batches. Yields (row numbers, this model's outputs for those rows, padding included)."""
         names = self.model.input_names
-        for rows in batching.plan([len(encoding) for encoding in encodings], batch_size):
+        for rows in batching.plan([len(encoding) for encoding in encodings], batch_size, self.max_batch_tokens):
             feeds = self.tokenizer.collate([encodings[row] for row in rows.tolist()], names)
             yield rows, self.model.forward(feeds)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +11,36 @@ import numpy as np
 from untorch.bundle import read_json
 from untorch.errors import FormatError, InputError, TaskError
 from untorch.model import AutoModel
-from untorch.numerics import Array, normalize, pool
+from untorch.numerics import POOLINGS, Array, normalize, pool
 from untorch.pipelines.base import Pipeline
 
-# sentence-transformers' names in 1_Pooling/config.json, one flag a mode; newer files have one string, `pooling_mode`.
+# sentence-transformers' older names in 1_Pooling/config.json, one flag a mode, in the order in which it joins them.
+# Newer files have `pooling_mode`: a name, or a list of names.
 _POOLING_FLAGS = {
     "pooling_mode_cls_token": "cls",
-    "pooling_mode_mean_tokens": "mean",
     "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
     "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
 
 
 @dataclass(frozen=True)
 class EmbeddingSettings:
-    """How a checkpoint makes vectors: pooling modes (concatenated), normalisation, and its own length limit."""
+    """How a checkpoint makes vectors, as its sentence-transformers files say.
+
+    `pooling` modes are joined; with `include_prompt` off, a prompt's tokens are not pooled; `truncate_dim` keeps the
+    first dimensions of a vector (Matryoshka); `prompts` are the texts to put in front, by name.
+    """
 
     pooling: tuple[str, ...] = ("mean",)
+    include_prompt: bool = True
     normalize: bool = False
     max_length: int | None = None
+    truncate_dim: int | None = None
+    prompts: dict[str, str] = field(default_factory=dict)
+    default_prompt_name: str | None = None
 
     @classmethod
     def load(cls, folder: Path) -> EmbeddingSettings:
@@ -41,49 +51,71 @@ class EmbeddingSettings:
         modules = folder / "modules.json"
         if not modules.is_file():
             return cls()
-        pooling: tuple[str, ...] = ()
-        normal = False
+        pooling: tuple[str, ...] = ("mean",)
+        include_prompt, normal = True, False
         for module in read_json(modules):
             kind = str(module.get("type", "")).rsplit(".", 1)[-1]
             if kind == "Pooling":
-                pooling = _pooling(folder / str(module["path"]) / "config.json")
+                pooling, include_prompt = _pooling(folder / str(module["path"]) / "config.json")
             elif kind == "Normalize":
                 normal = True
             elif kind != "Transformer":
                 raise TaskError(f"{modules} has a {kind} module, which untorch cannot run")
-        limit = folder / "sentence_bert_config.json"
-        length = read_json(limit).get("max_seq_length") if limit.is_file() else None
-        return cls(pooling or ("mean",), normal, length)
+        limits, config = (
+            read_json(folder / name) if (folder / name).is_file() else {}
+            for name in ("sentence_bert_config.json", "config_sentence_transformers.json")
+        )
+        return cls(
+            pooling=pooling,
+            include_prompt=include_prompt,
+            normalize=normal,
+            max_length=limits.get("max_seq_length"),
+            truncate_dim=config.get("truncate_dim"),
+            prompts=config.get("prompts") or {},
+            default_prompt_name=config.get("default_prompt_name"),
+        )
 
 
-def _pooling(path: Path) -> tuple[str, ...]:
+def _pooling(path: Path) -> tuple[tuple[str, ...], bool]:
     config = read_json(path)
-    if isinstance(mode := config.get("pooling_mode"), str):
-        return (mode,)
-    modes = tuple(mode for flag, mode in _POOLING_FLAGS.items() if config.get(flag))
-    if not modes or config.get("pooling_mode_weightedmean_tokens"):
-        raise FormatError(f"{path} names no pooling that untorch knows ({', '.join(_POOLING_FLAGS.values())})")
-    return modes
+    named = config.get("pooling_mode") or [mode for flag, mode in _POOLING_FLAGS.items() if config.get(flag)]
+    modes = (named,) if isinstance(named, str) else tuple(named)
+    if not modes or not set(modes) <= set(POOLINGS):
+        raise FormatError(f"{path} names no pooling that untorch knows ({', '.join(POOLINGS)})")
+    return modes, bool(config.get("include_prompt", True))
+
+
+@dataclass(frozen=True)
+class _Parameters:
+    pooling: tuple[str, ...]
+    normalize: bool | None
+    truncate_dim: int | None
+    prompt: str
+    tokenizer: dict[str, Any]
 
 
 class SentenceEmbeddingsPipeline(Pipeline):
     """One float32 vector a text: (hidden,) for one text, (texts, hidden) for a list, a stream of vectors for a stream.
 
-    Arguments of a call: `truncation` (cut at the checkpoint's own limit), `max_length`, `normalize` (overrides the
-    checkpoint's setting).
+    Arguments of a call, each with the checkpoint's own setting as its default: `pooling` (`cls`, `max`, `mean`,
+    `mean_sqrt_len_tokens`, `weightedmean`, `lasttoken`, or a list of them, joined), `normalize` (True: the vectors
+    given are of length 1; False: not even where the checkpoint says so), `truncate_dim` (keep so many dimensions; a
+    checkpoint's own normalising comes before), `prompt_name` (one of the checkpoint's prompts) or `prompt` (a text to
+    put in front); and `truncation` (cut at the checkpoint's limit), `max_length`. A text over the limit raises
+    SequenceTooLongError unless it is to be cut; sentence-transformers cuts it in silence.
     """
 
     model_class = AutoModel
 
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
-        self.settings = EmbeddingSettings.load(self.model.bundle.path)
+    def __init__(self, task: str, model: AutoModel, *arguments: Any, **keywords: Any) -> None:
+        self.settings = EmbeddingSettings.load(model.bundle.path)
+        super().__init__(task, model, *arguments, **keywords)
 
     @property
-    def max_length(self) -> int | None:
-        """The tighter of the model's limit and the checkpoint's own `max_seq_length`."""
-        limits = [limit for limit in (super().max_length, self.settings.max_length) if limit is not None]
-        return min(limits, default=None)
+    def limit(self) -> int | None:
+        """The tightest of the model's limit, the tokenizer's, and the checkpoint's own `max_seq_length`."""
+        limits = [super().limit, self.tokenizer.model_max_length, self.settings.max_length]
+        return min((limit for limit in limits if limit is not None), default=None)
 
     def __call__(self, inputs: Any, **arguments: Any) -> Any:
         """Embed; see the class for the arguments and shapes."""
@@ -92,29 +124,58 @@ class SentenceEmbeddingsPipeline(Pipeline):
             return answer
         return np.stack(answer) if answer else np.empty((0, int(self.model.config.get("hidden_size", 0))), np.float32)
 
-    def _parameters(self, arguments: dict[str, Any]) -> tuple[dict[str, Any], bool | None]:
+    def _parameters(self, arguments: dict[str, Any]) -> _Parameters:
         arguments = dict(arguments)
+        pooling = arguments.pop("pooling", None) or self.settings.pooling
+        modes = (pooling,) if isinstance(pooling, str) else tuple(pooling)
+        if unknown := set(modes) - set(POOLINGS):
+            raise InputError(f"unknown pooling {', '.join(map(repr, unknown))}; choose {', '.join(POOLINGS)}")
         normal = arguments.pop("normalize", None)
         if normal not in (None, True, False):
             raise InputError(f"normalize is {normal!r}; it is True or False")
-        return arguments, normal
+        dimensions = arguments.pop("truncate_dim", None)
+        dimensions = self.settings.truncate_dim if dimensions is None else dimensions
+        if dimensions is not None and (not isinstance(dimensions, int) or dimensions < 1):
+            raise InputError(f"truncate_dim is {dimensions!r}; it is a number from 1")
+        prompt = self._prompt(arguments.pop("prompt", None), arguments.pop("prompt_name", None))
+        return _Parameters(modes, normal, dimensions, prompt, arguments)
 
-    def _answers(
-        self, items: list[Any], batch_size: int | None, parameters: tuple[dict[str, Any], bool | None]
-    ) -> list[Array]:
+    def _prompt(self, prompt: str | None, name: str | None) -> str:
+        prompts = self.settings.prompts
+        if prompt is not None and name is not None:
+            raise InputError("give prompt or prompt_name, not both")
+        if name is not None and name not in prompts:
+            raise InputError(f"the checkpoint has no prompt {name!r}; it has {', '.join(prompts) or 'none'}")
+        if prompt is not None:
+            return prompt
+        return prompts.get(name or self.settings.default_prompt_name or "", "")
+
+    def _answers(self, items: list[Any], batch_size: int | None, parameters: _Parameters) -> list[Array]:
         if not items:
             return []
-        tokenizer, normal = parameters
-        encodings = self._encode(items, None, tokenizer)
+        texts = [parameters.prompt + item if isinstance(item, str) else item for item in items]
+        encodings = self._encode(texts, None, parameters.tokenizer)
+        skipped = 0 if self.settings.include_prompt else self._prompt_length(parameters)
         vectors: list[Any] = [None] * len(items)
         left = self.tokenizer.padding_side == "left"
         for rows, (states, *_) in self._forward(encodings, batch_size):
             lengths = np.array([len(encodings[row]) for row in rows.tolist()])[:, None]
+            starts = states.shape[1] - lengths if left else 0
             places = np.arange(states.shape[1])[None, :]
-            mask = places >= states.shape[1] - lengths if left else places < lengths
-            pooled = np.concatenate([pool(states, mask, mode) for mode in self.settings.pooling], axis=-1)
-            if normal if normal is not None else self.settings.normalize:
+            mask = (places >= starts + skipped) & (places < starts + lengths)
+            pooled = np.concatenate([pool(states, mask, mode) for mode in parameters.pooling], axis=-1)
+            if self.settings.normalize and parameters.normalize is not False:
+                pooled = normalize(pooled)
+            pooled = pooled[:, : parameters.truncate_dim]
+            if parameters.normalize:
                 pooled = normalize(pooled)
             for row, vector in zip(rows.tolist(), pooled, strict=True):
                 vectors[row] = vector
         return vectors
+
+    def _prompt_length(self, parameters: _Parameters) -> int:
+        """How many tokens a row starts with that are the prompt's or stand before it."""
+        if not parameters.prompt:
+            return 0
+        ids = self._encode([parameters.prompt], None, parameters.tokenizer)[0].ids
+        return len(ids) - (ids[-1] in self.tokenizer.all_special_ids)

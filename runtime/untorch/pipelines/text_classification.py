@@ -10,14 +10,8 @@ import numpy as np
 
 from untorch.errors import InputError
 from untorch.heads import AutoModelForSequenceClassification
-from untorch.numerics import Array, sigmoid, softmax
+from untorch.numerics import FUNCTIONS, Array
 from untorch.pipelines.base import Pipeline
-
-_FUNCTIONS: dict[str, Callable[[Array], Array]] = {
-    "softmax": softmax,
-    "sigmoid": sigmoid,
-    "none": lambda logits: logits,
-}
 
 
 @dataclass(frozen=True)
@@ -37,6 +31,7 @@ class TextClassificationPipeline(Pipeline):
     """
 
     model_class = AutoModelForSequenceClassification
+    input_fields = ("text", "text_pair")
 
     def __call__(self, inputs: Any, **arguments: Any) -> Any:
         """Classify; see the class for the arguments."""
@@ -54,9 +49,9 @@ class TextClassificationPipeline(Pipeline):
         if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
             raise InputError(f"top_k is {top_k!r}; it is a number from 1, or None for all labels")
         function = arguments.pop("function_to_apply", None) or self._default_function()
-        if str(function).lower() not in _FUNCTIONS:
+        if str(function).lower() not in FUNCTIONS:
             raise InputError(f"unknown function_to_apply {function!r}; choose softmax, sigmoid or none")
-        return _Parameters(top_k, named, _FUNCTIONS[str(function).lower()], arguments)
+        return _Parameters(top_k, named, FUNCTIONS[str(function).lower()], arguments)
 
     def _default_function(self) -> str:
         config = self.model.config

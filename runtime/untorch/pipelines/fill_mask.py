@@ -1,0 +1,142 @@
+"""Fill-mask: the most likely tokens for every masked place of a text."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from untorch.batching import MAX_TOKENS
+from untorch.errors import InputError
+from untorch.heads import AutoModelForMaskedLM
+from untorch.numerics import Array, softmax
+from untorch.pipelines.base import Pipeline
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+
+_log = logging.getLogger(__name__)
+
+# A batch's scores are (tokens, vocabulary): this many take 64 MiB.
+_MAX_SCORES = 1 << 24
+
+
+@dataclass(frozen=True)
+class _Parameters:
+    top_k: int
+    targets: Array | None
+    tokenizer: dict[str, Any]
+
+
+class FillMaskPipeline(Pipeline):
+    """`[{"score", "token", "token_str", "sequence"}, …]` for a text with a mask, best first, as transformers gives it.
+
+    A text with several masks gives one such list a mask, each filled on its own. A list of one text gives that text's
+    answer alone. The mask is the tokenizer's own: `tokenizer.mask_token`.
+
+    Arguments of a call: `top_k` (default 5), `targets` (choose among these words only; one that is no token of the
+    vocabulary stands for its first, with a warning), `tokenizer_kwargs` (`truncation`, `max_length`, …) or
+    `truncation` itself. Raises InputError for a text without a mask.
+    """
+
+    model_class = AutoModelForMaskedLM
+
+    @property
+    def max_batch_tokens(self) -> int:  # type: ignore[override]
+        """Fewer tokens than other tasks', because each brings a score for every token of the vocabulary."""
+        return min(MAX_TOKENS, max(1, _MAX_SCORES // len(self.tokenizer)))
+
+    def __call__(self, inputs: Any, **arguments: Any) -> Any:
+        """Fill; see the class for the arguments."""
+        answer = super().__call__(inputs, **arguments)
+        return answer[0] if isinstance(inputs, list) and len(inputs) == 1 else answer
+
+    def _parameters(self, arguments: dict[str, Any]) -> _Parameters:
+        if self.tokenizer.mask_token_id is None:
+            raise InputError("the tokenizer has no mask token, so nothing can be filled in")
+        arguments = dict(arguments)
+        top_k = arguments.pop("top_k", None)
+        top_k = 5 if top_k is None else top_k
+        if not isinstance(top_k, int) or top_k < 1:
+            raise InputError(f"top_k is {top_k!r}; it is a number from 1")
+        targets = arguments.pop("targets", None)
+        tokenizer = dict(arguments.pop("tokenizer_kwargs", None) or {})
+        if "truncation" in arguments:
+            tokenizer.setdefault("truncation", arguments.pop("truncation"))
+        if arguments:
+            raise InputError(f"fill-mask takes no argument {', '.join(sorted(arguments))}")
+        return _Parameters(top_k, None if targets is None else self._target_ids(targets), tokenizer)
+
+    def _target_ids(self, targets: str | list[str]) -> Array:
+        """(targets,) the tokens that the words are, each once."""
+        ids: dict[int, None] = {}
+        for target in [targets] if isinstance(targets, str) else targets:
+            token = self.tokenizer.backend_tokenizer.token_to_id(target)
+            if token is None:
+                pieces = self.tokenizer.encode(target, add_special_tokens=False)
+                if not pieces:
+                    _log.warning("The target %r is no token of the vocabulary and has none in it; ignoring it", target)
+                    continue
+                token = pieces[0]
+                _log.warning(
+                    "The target %r is no token of the vocabulary; %r stands for it",
+                    target,
+                    self.tokenizer.convert_ids_to_tokens(token),
+                )
+            ids[token] = None
+        if not ids:
+            raise InputError("targets names no token of the vocabulary; leave it out to choose among all")
+        return np.array(list(ids))
+
+    def _answers(self, items: list[Any], batch_size: int | None, parameters: _Parameters) -> list[Any]:
+        if not items:
+            return []
+        encodings = self._encode(items, None, parameters.tokenizer)
+        masks = [self._masks(index, encoding) for index, encoding in enumerate(encodings)]
+        answers: list[Any] = [None] * len(items)
+        left = self.tokenizer.padding_side == "left"
+        for rows, (logits, *_) in self._forward(encodings, batch_size):
+            for place, row in enumerate(rows.tolist()):
+                shift = logits.shape[1] - len(encodings[row]) if left else 0
+                scores = softmax(logits[place, masks[row] + shift])
+                answers[row] = self._fillings(encodings[row], masks[row], scores, parameters)
+        return answers
+
+    def _masks(self, index: int, encoding: Encoding) -> Array:
+        """(masks,) where a row's masks are. Raises InputError where it has none."""
+        masks = np.flatnonzero(np.array(encoding.ids) == self.tokenizer.mask_token_id)
+        if not len(masks):
+            raise InputError(
+                f"text {index} has no mask in it; write {self.tokenizer.mask_token} where a word is wanted"
+            )
+        return masks
+
+    def _fillings(self, encoding: Encoding, masks: Array, scores: Array, parameters: _Parameters) -> list[Any]:
+        """The answer to one text; `scores` are (masks, vocabulary)."""
+        if parameters.targets is not None:
+            scores = scores[:, parameters.targets]
+        order = np.argsort(-scores, axis=-1, kind="stable")[:, : parameters.top_k]
+        answer = []
+        for mask, row, best in zip(masks.tolist(), scores, order, strict=True):
+            fillings = []
+            for score, token in zip(row[best].tolist(), best.tolist(), strict=True):
+                if parameters.targets is not None:
+                    token = int(parameters.targets[token])
+                ids = encoding.ids
+                ids[mask] = token
+                fillings.append(
+                    {
+                        "score": score,
+                        "token": token,
+                        "token_str": self.tokenizer.decode([token]),
+                        # Special tokens are left out, except where that would hide the other masks.
+                        "sequence": self.tokenizer.decode(
+                            [index for index in ids if index != self.tokenizer.pad_token_id],
+                            skip_special_tokens=len(masks) == 1,
+                        ),
+                    }
+                )
+            answer.append(fillings)
+        return answer[0] if len(answer) == 1 else answer

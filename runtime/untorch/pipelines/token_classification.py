@@ -1,0 +1,231 @@
+"""Token classification (named entities): a label for every token, or for every run of tokens that belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from untorch.errors import InputError
+from untorch.heads import AutoModelForTokenClassification
+from untorch.numerics import Array, softmax
+from untorch.pipelines.base import Pipeline, truncates
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+
+Entity = dict[str, Any]
+
+STRATEGIES = ("none", "simple", "first", "average", "max")
+
+
+@dataclass(frozen=True)
+class _Parameters:
+    strategy: str
+    ignore_labels: frozenset[str]
+    stride: int | None
+    words: bool
+    delimiter: str
+    truncation: bool
+
+
+@dataclass(frozen=True)
+class _Token:
+    """One token that is no special one: its text, where it lies, its label scores, and whether it continues a word."""
+
+    word: str
+    start: int
+    end: int
+    index: int
+    scores: Array
+    is_subword: bool
+
+
+class TokenClassificationPipeline(Pipeline):
+    """Entities of a text, as transformers gives them, with scores as Python floats.
+
+    A token's entity is `{"entity", "score", "index", "word", "start", "end"}`; with an aggregation strategy, a run's
+    is `{"entity_group", "score", "word", "start", "end"}`. `start` and `end` are characters of the text.
+
+    Arguments of a call: `aggregation_strategy` (`none`, `simple`, `first`, `average`, `max`), `ignore_labels`
+    (default `["O"]`), `stride` (read a long text in windows that share so many tokens), `truncation` (cut a long
+    text), `is_split_into_words` (a text is a list of words; offsets are those in the words joined by `delimiter`).
+    The older `grouped_entities` and `ignore_subwords` still name a strategy. A text over the model's limit raises
+    SequenceTooLongError unless `stride` or `truncation` is given.
+    """
+
+    model_class = AutoModelForTokenClassification
+    if_too_long = "Cut it with truncation=True, or read it in windows: stride=16, aggregation_strategy='simple'"
+
+    def __call__(self, inputs: Any, **arguments: Any) -> Any:
+        """Label; see the class for the arguments."""
+        words = {**self._defaults, **arguments}.get("is_split_into_words")
+        if words and isinstance(inputs, list) and not all(isinstance(item, list) for item in inputs):
+            inputs = [inputs]  # the words of one text; transformers, too, answers with a list of one
+        return super().__call__(inputs, **arguments)
+
+    def _parameters(self, arguments: dict[str, Any]) -> _Parameters:
+        arguments = dict(arguments)
+        named = arguments.pop("aggregation_strategy", None)
+        grouped, whole = arguments.pop("grouped_entities", None), arguments.pop("ignore_subwords", None)
+        strategy = str(named or "none").lower()
+        if grouped is not None or whole is not None:
+            strategy = ("first" if whole else "simple") if grouped else "none"
+        if strategy not in STRATEGIES:
+            raise InputError(f"unknown aggregation_strategy {named!r}; choose {', '.join(STRATEGIES)}")
+        stride = arguments.pop("stride", None)
+        if stride is not None and (not isinstance(stride, int) or stride < 0):
+            raise InputError(f"stride is {stride!r}; it is a number of tokens")
+        if stride is not None and self.max_length is not None and stride >= self.max_length:
+            raise InputError(f"stride is {stride}; windows of {self.max_length} tokens cannot share so many")
+        if stride is not None and named is not None and strategy == "none":
+            raise InputError("stride needs an aggregation_strategy: tokens that windows share would come out twice")
+        ignored, delimiter = arguments.pop("ignore_labels", None), arguments.pop("delimiter", None)
+        parameters = _Parameters(
+            strategy=strategy,
+            ignore_labels=frozenset(("O",) if ignored is None else ignored),
+            stride=stride,
+            words=bool(arguments.pop("is_split_into_words", False)),
+            delimiter=" " if delimiter is None else delimiter,
+            truncation=truncates(arguments.pop("truncation", False)),
+        )
+        if arguments:
+            raise InputError(f"{self.task} takes no argument {', '.join(sorted(arguments))}")
+        return parameters
+
+    def _answers(self, items: list[Any], batch_size: int | None, parameters: _Parameters) -> list[list[Entity]]:
+        if not items:
+            return []
+        for index, item in enumerate(items):
+            if not isinstance(item, list if parameters.words else str):
+                wanted = "a list of words" if parameters.words else "a text; for a list of words, is_split_into_words"
+                raise InputError(f"input {index} is {type(item).__name__}, not {wanted}")
+        cut = parameters.truncation or parameters.stride is not None
+        rows, windows = self._encode_spans(
+            items,
+            truncation="longest_first" if cut and self.max_length is not None else "do_not_truncate",
+            stride=parameters.stride,
+            words=parameters.words,
+        )
+        logits = [outputs[0] for outputs in self._token_rows(rows, batch_size)]
+        return [
+            self._entities(item, [rows[row] for row in window], [logits[row] for row in window], parameters)
+            for item, window in zip(items, windows, strict=True)
+        ]
+
+    def _entities(
+        self, item: Any, windows: Sequence[Encoding], logits: Sequence[Array], parameters: _Parameters
+    ) -> list[Entity]:
+        text, places = item, None
+        if parameters.words:
+            text = parameters.delimiter.join(item)
+            places = [0, *accumulate(len(word) + len(parameters.delimiter) for word in item)]
+        entities = [
+            entity
+            for window, row in zip(windows, logits, strict=True)
+            for entity in self._aggregate(self._tokens(text, window, softmax(row), places), parameters.strategy)
+            if entity.get("entity", entity.get("entity_group")) not in parameters.ignore_labels
+        ]
+        return _without_overlap(entities) if len(windows) > 1 else entities
+
+    def _tokens(self, text: str, encoding: Encoding, scores: Array, places: list[int] | None) -> list[_Token]:
+        """The tokens of a row without the special ones; `places` are where the words of a split text start."""
+        marks_subwords = bool(getattr(self.tokenizer.backend_tokenizer.model, "continuing_subword_prefix", None))
+        unknown = self.tokenizer.unk_token_id
+        word_ids = encoding.word_ids
+        tokens = []
+        for index, (special, token, (start, end)) in enumerate(
+            zip(encoding.special_tokens_mask, encoding.tokens, encoding.offsets, strict=True)
+        ):
+            if special:
+                continue
+            if places is not None and word_ids[index] is not None:
+                start, end = start + places[word_ids[index]], end + places[word_ids[index]]
+            covered = text[start:end]
+            if encoding.ids[index] == unknown:
+                token, is_subword = covered, False
+            elif marks_subwords:
+                is_subword = len(token) != len(covered)
+            else:
+                # Nothing in the token says whether it starts a word, so a space in the text has to.
+                is_subword = start > 0 and " " not in text[start - 1 : start + 1]
+            tokens.append(_Token(token, start, end, index, scores[index], is_subword))
+        return tokens
+
+    def _aggregate(self, tokens: list[_Token], strategy: str) -> list[Entity]:
+        if strategy in ("none", "simple"):
+            entities = [
+                {
+                    **self._best(token.scores),
+                    "index": token.index,
+                    "word": token.word,
+                    "start": token.start,
+                    "end": token.end,
+                }
+                for token in tokens
+            ]
+            return entities if strategy == "none" else self._groups(entities)
+        words: list[list[_Token]] = []
+        for token in tokens:
+            if words and token.is_subword:
+                words[-1].append(token)
+            else:
+                words.append([token])
+        return self._groups([self._word(word, strategy) for word in words])
+
+    def _word(self, tokens: list[_Token], strategy: str) -> Entity:
+        """One entity for the tokens of a word, however they disagree."""
+        if strategy == "first":
+            scores = tokens[0].scores
+        elif strategy == "max":
+            scores = max((token.scores for token in tokens), key=lambda scores: scores.max())
+        else:
+            scores = np.mean([token.scores for token in tokens], axis=0)
+        word = self.tokenizer.convert_tokens_to_string([token.word for token in tokens])
+        return {**self._best(scores), "word": word, "start": tokens[0].start, "end": tokens[-1].end}
+
+    def _best(self, scores: Array) -> Entity:
+        best = int(scores.argmax())
+        return {"entity": self.model.config.id2label[best], "score": float(scores[best])}
+
+    def _groups(self, entities: list[Entity]) -> list[Entity]:
+        """Neighbours of one kind as one entity; a `B-` label starts a new one."""
+        groups: list[list[Entity]] = []
+        for entity in entities:
+            begins, kind = _split(entity["entity"])
+            if groups and not begins and kind == _split(groups[-1][-1]["entity"])[1]:
+                groups[-1].append(entity)
+            else:
+                groups.append([entity])
+        return [
+            {
+                "entity_group": group[0]["entity"].split("-", 1)[-1],
+                "score": float(np.mean([entity["score"] for entity in group])),
+                "word": self.tokenizer.convert_tokens_to_string([entity["word"] for entity in group]),
+                "start": group[0]["start"],
+                "end": group[-1]["end"],
+            }
+            for group in groups
+        ]
+
+
+def _split(label: str) -> tuple[bool, str]:
+    """Whether a label says that an entity begins, and the kind: `B-PER` and `I-PER` are both PER."""
+    return label.startswith("B-"), label[2:] if label.startswith(("B-", "I-")) else label
+
+
+def _without_overlap(entities: list[Entity]) -> list[Entity]:
+    """Of entities that overlap because windows do, the longest, and of equally long ones the most certain."""
+    kept: list[Entity] = []
+    for entity in sorted(entities, key=lambda entity: entity["start"]):
+        if not kept or not kept[-1]["start"] <= entity["start"] < kept[-1]["end"]:
+            kept.append(entity)
+        elif (entity["end"] - entity["start"], entity["score"]) > (
+            kept[-1]["end"] - kept[-1]["start"],
+            kept[-1]["score"],
+        ):
+            kept[-1] = entity
+    return kept

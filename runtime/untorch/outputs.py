@@ -50,3 +50,14 @@ class MaskedLMOutput(ModelOutput):
 
 class MultipleChoiceModelOutput(ModelOutput):
     """`logits` (batch, choices)."""
+
+
+class CausalLMOutputWithPast(ModelOutput):
+    """`logits` (batch, sequence, vocabulary), and `past_key_values`, the cache to continue from."""
+
+
+class Seq2SeqLMOutput(ModelOutput):
+    """`logits` (batch, sequence, vocabulary), `past_key_values`, and `encoder_last_hidden_state`.
+
+    The last, (batch, source, hidden), is what the encoder made of the source.
+    """

@@ -55,4 +55,4 @@ def test_telemetry_is_off_before_onnxruntime_is_imported():
         "sys.meta_path.insert(0, Watch())\n"
         "from untorch.devices import onnxruntime\nonnxruntime()"
     )
-    assert python(code) == "1\n"
+    assert set(python(code).split()) == {"1"}

@@ -21,8 +21,18 @@ TASKS = {
     "text-classification": ("text_classification", "TextClassificationPipeline"),
     "feature-extraction": ("feature_extraction", "FeatureExtractionPipeline"),
     "sentence-embeddings": ("sentence_embeddings", "SentenceEmbeddingsPipeline"),
+    "token-classification": ("token_classification", "TokenClassificationPipeline"),
+    "question-answering": ("question_answering", "QuestionAnsweringPipeline"),
+    "fill-mask": ("fill_mask", "FillMaskPipeline"),
+    "zero-shot-classification": ("zero_shot_classification", "ZeroShotClassificationPipeline"),
+    "multiple-choice": ("multiple_choice", "MultipleChoicePipeline"),
+    "text-ranking": ("text_ranking", "TextRankingPipeline"),
+    "text-generation": ("text_generation", "TextGenerationPipeline"),
+    "text2text-generation": ("text2text_generation", "Text2TextGenerationPipeline"),
+    "summarization": ("text2text_generation", "SummarizationPipeline"),
+    "translation": ("text2text_generation", "TranslationPipeline"),
 }
-ALIASES = {"sentiment-analysis": "text-classification"}
+ALIASES = {"sentiment-analysis": "text-classification", "ner": "token-classification"}
 
 
 def pipeline(
@@ -69,6 +79,8 @@ def pipeline(
 
         bundle.check(file for file in _TOKENIZER_FILES if (bundle.path / file).is_file())
         tokenizer = AutoTokenizer.from_pretrained(bundle.path if tokenizer is None else tokenizer)
+    if name == "translation" and task is not None:
+        name = task  # translation_xx_to_yy: the languages are the pipeline's to read
     return pipeline_class(name, model, tokenizer, batch_size=batch_size, **arguments)  # type: ignore[no-any-return]
 
 
@@ -76,6 +88,9 @@ _TOKENIZER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "s
 
 
 def _canonical(task: str) -> str:
+    words = task.split("_")
+    if len(words) == 4 and words[0] == "translation" and words[2] == "to":
+        return "translation"
     name = ALIASES.get(task, task)
     if name not in TASKS:
         raise TaskError(f"unknown task {task!r}; choose from {', '.join(sorted([*TASKS, *ALIASES]))}")

@@ -23,7 +23,8 @@ def adjust(
     Raises FormatError when the settings ask for a special token that is not defined.
     """
     prefix_space = settings.get("add_prefix_space", False)
-    _edit(tokenizer, "pre_tokenizer", lambda state: _follow(state, {"add_prefix_space": prefix_space}))
+    if prefix_space is not None:  # written as null by converters from other formats: as the tokenizer has it
+        _edit(tokenizer, "pre_tokenizer", lambda state: _follow(state, {"add_prefix_space": prefix_space}))
     if family.sync in ("bert", "bert_latin"):
         wanted = {"lowercase": settings["do_lower_case"], "strip_accents": settings["strip_accents"]}
         if family.sync == "bert":

@@ -7,13 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from datetime import datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from untorch.errors import DependencyError, InputError
 from untorch.tokenizer.encoding import BatchEncoding
-
-if TYPE_CHECKING:
-    from untorch.tokenizer.tokenizer import Tokenizer
 
 Message = Mapping[str, Any]
 Conversation = Sequence[Message]
@@ -34,7 +31,7 @@ def get_chat_template(
             return templates.get(chosen, chosen)
         name = "tool_use" if tools is not None and "tool_use" in templates else "default"
         if name not in templates:
-            raise InputError(f"the tokenizer has several chat templates and no default; name one: {', '.join(templates)}")
+            raise InputError(f"none of the tokenizer's chat templates is the default; name one: {', '.join(templates)}")
         return templates[name]
     template = chosen if chosen is not None else templates
     if template is None:
@@ -147,12 +144,12 @@ def _compiled(template: str) -> Any:
 class ChatTemplates:
     """What a tokenizer can do with chats."""
 
-    def get_chat_template(self: Tokenizer, chat_template: str | None = None, tools: Sequence[Any] | None = None) -> str:
+    def get_chat_template(self: Any, chat_template: str | None = None, tools: Sequence[Any] | None = None) -> str:
         """The template that `apply_chat_template` would use. Raises InputError where there is none."""
         return get_chat_template(self.chat_template, chat_template, tools)
 
     def apply_chat_template(
-        self: Tokenizer,
+        self: Any,
         conversation: Conversation | Sequence[Conversation],
         tools: Sequence[Any] | None = None,
         documents: Sequence[Any] | None = None,
@@ -199,7 +196,7 @@ class ChatTemplates:
         ]
         if not tokenize:
             return texts[0] if single else texts
-        encoded = self(
+        encoded: BatchEncoding = self(
             texts[0] if single else texts,
             padding=padding,
             truncation=truncation,
@@ -208,4 +205,5 @@ class ChatTemplates:
             return_tensors=return_tensors,
             **(tokenizer_kwargs or {}),
         )
-        return encoded if return_dict else encoded["input_ids"]
+        ids: list[int] | list[list[int]] = encoded["input_ids"]
+        return encoded if return_dict else ids

@@ -1,0 +1,318 @@
+"""The road from a checkpoint to a bundle: load, convert, fuse, quantize, compare with PyTorch, write."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from untorch.bundle import GOLDEN, Manifest, Tensor, Variant
+from untorch.errors import DependencyError
+from untorch.session import Session
+from untorch_export import assets, decoder, evalset, generation, graph, optimize, writer
+from untorch_export.checkpoint import Checkpoint, load
+from untorch_export.convert import convert
+from untorch_export.errors import ExportError, ExportWarning, GateError
+from untorch_export.parity import Parity, Run, measure
+from untorch_export.quantize import calibration_batches, quantize_int8
+from untorch_export.reference import Arrays, Reference, write_golden
+
+PRECISIONS = ("fp32", "int8")
+
+# (step, done, total): called as a step goes on; done == total when it is over.
+Progress = Callable[[str, int, int], None]
+
+_TOOLS = (
+    "untorch",
+    "torch",
+    "transformers",
+    "optimum",
+    "optimum-onnx",
+    "onnx",
+    "onnxruntime",
+    "tokenizers",
+    "numpy",
+)
+
+
+def export(
+    checkpoint: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    task: str | None = None,
+    precisions: Sequence[str] = PRECISIONS,
+    revision: str | None = None,
+    random_init: bool = False,
+    seed: int = 0,
+    eval_file: str | os.PathLike[str] | None = None,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+    keep_failed: bool = False,
+    progress: Progress = lambda step, done, total: None,
+) -> Manifest:
+    """Export a checkpoint to the bundle folder `output` and return the bundle's manifest.
+
+    `checkpoint` is a local folder or a Hub id. `task` defaults to the one the checkpoint's architecture names.
+    `eval_file` is a tab-separated file with a header, a column `label` and one or two columns of text; accuracy on it
+    then decides whether a reduced precision is good enough. A variant that misses its gate is left out, and the
+    manifest's `extra["refused"]` says why; with `keep_failed` it is written with the verdict `failed`.
+
+    Raises ExportError for a checkpoint, task or target that cannot be had as asked, GateError (an ExportError) if no
+    variant came through, TaskError for an unknown task, DependencyError where the export packages are missing. The
+    target is then as it was. Warns with ExportWarning where fewer attention layers fused than the model has.
+    """
+    unknown = [name for name in precisions if name not in PRECISIONS]
+    if unknown or not precisions:
+        raise ExportError(f"precision {', '.join(unknown) or '(none)'} is unknown; choose from {', '.join(PRECISIONS)}")
+    target = Path(output)
+    writer.check_target(target)
+    _require_packages()
+    with quiet():
+        progress("load", 0, 1)
+        loaded = load(
+            checkpoint,
+            task=task,
+            revision=revision,
+            random_init=random_init,
+            seed=seed,
+            allow_pickle=allow_pickle,
+            trust_remote_code=trust_remote_code,
+        )
+        texts = _texts(loaded, eval_file)
+        precisions = _possible(loaded, precisions)
+        progress("load", 1, 1)
+        with writer.staged(target) as bundle, TemporaryDirectory() as scratch:
+            variants = _build(loaded, bundle, Path(scratch), precisions, progress)
+            variants = _compare(loaded, bundle, variants, texts, progress)
+            kept, refused = _gate(variants, keep_failed)
+            for variant in refused.values():
+                for name in variant.files:
+                    (bundle / name).unlink()
+            assets.write(loaded, bundle)
+            return writer.write_manifest(
+                bundle,
+                task=loaded.task.name,
+                source=loaded.source,
+                variants=kept,
+                tools=_tools(),
+                extra={"refused": {name: variant.parity for name, variant in refused.items()}} if refused else {},
+            )
+
+
+def _build(
+    checkpoint: Checkpoint, bundle: Path, scratch: Path, precisions: Sequence[str], progress: Progress
+) -> dict[str, Variant]:
+    """Write the graph of every precision, not yet compared. fp32 is made in any case; the others come from it."""
+    if checkpoint.task.answer == "next":
+        return {"fp32": _decoder(checkpoint, bundle, progress)}
+    folder = bundle / "onnx" if "fp32" in precisions else scratch
+    source = folder / "model.onnx"
+    progress("convert", 0, 1)
+    convert(checkpoint.model, checkpoint.task, source)
+    progress("convert", 1, 1)
+    session = Session(source, device="cpu")
+    inputs, outputs = session.inputs, session.outputs
+    del session
+    variants = {}
+    if "fp32" in precisions:
+        variants["fp32"] = Variant("fp32", {"model": graph.describe(source, bundle, inputs, outputs)})
+    if "int8" in precisions:
+        variants["int8"] = _quantized(checkpoint, source, bundle, inputs, outputs, progress)
+    return variants
+
+
+def _possible(checkpoint: Checkpoint, precisions: Sequence[str]) -> Sequence[str]:
+    """The precisions that can be made of this checkpoint. Raises ExportError if none can."""
+    if checkpoint.task.answer != "next" or "int8" not in precisions:
+        return precisions
+    if "fp32" not in precisions:
+        raise ExportError(f"{checkpoint.task.name} has no int8 variant yet; export it with --precision fp32")
+    warnings.warn(f"{checkpoint.task.name} has no int8 variant yet: fp32 only", ExportWarning, stacklevel=3)
+    return [name for name in precisions if name != "int8"]
+
+
+def _decoder(checkpoint: Checkpoint, bundle: Path, progress: Progress) -> Variant:
+    """The fp32 graphs of a model that generates."""
+    progress("convert", 0, 1)
+    paths = decoder.convert(checkpoint.model, checkpoint.task, bundle / "onnx")
+    progress("convert", 1, 1)
+    graphs = {}
+    for role, path in paths.items():
+        session = Session(path, device="cpu")
+        graphs[role] = graph.describe(path, bundle, session.inputs, session.outputs)
+    return Variant("fp32", graphs)
+
+
+def _quantized(
+    checkpoint: Checkpoint,
+    source: Path,
+    bundle: Path,
+    inputs: tuple[Tensor, ...],
+    outputs: tuple[Tensor, ...],
+    progress: Progress,
+) -> Variant:
+    progress("fuse", 0, 1)
+    fused = optimize.fuse(source, checkpoint.config)
+    progress("fuse", 1, 1)
+    progress("quantize", 0, 1)
+    path = bundle / "onnx" / "model_int8.onnx"
+    graph.save(quantize_int8(fused, _calibration(checkpoint, inputs)), path)
+    progress("quantize", 1, 1)
+    described = graph.describe(path, bundle, inputs, outputs)
+    layers = optimize.layers(checkpoint.config)
+    count = optimize.fused_attention(described.fused)
+    if layers is not None and count < layers:
+        warnings.warn(
+            f"only {count} of {layers} attention layers fused ({checkpoint.config['model_type']}): int8 will be "
+            "slower than it could be",
+            ExportWarning,
+            stacklevel=2,
+        )
+    return Variant("int8", {"model": described}, optimized=True, extra={"layers": layers, "fused_layers": count})
+
+
+def _calibration(checkpoint: Checkpoint, inputs: tuple[Tensor, ...]) -> list[Arrays]:
+    """Rows on which the quantizer finds outlying channels; special tokens are 0 where no tokenizer names them."""
+    first, last = (getattr(checkpoint.tokenizer, name, None) or 0 for name in ("cls_token_id", "sep_token_id"))
+    names = [tensor.name for tensor in inputs]
+    batches = calibration_batches(names, int(checkpoint.config["vocab_size"]), (first, last), checkpoint.limit)
+    if checkpoint.task.answer == "choice":  # rows of one choice
+        return [{name: array[:, None] for name, array in batch.items()} for batch in batches]
+    return batches
+
+
+def _compare(
+    checkpoint: Checkpoint,
+    bundle: Path,
+    variants: dict[str, Variant],
+    texts: evalset.EvalSet | None,
+    progress: Progress,
+) -> dict[str, Variant]:
+    """The variants with their verdicts and parity reports, and `golden.npz` written."""
+    if checkpoint.task.answer == "next":
+        progress("compare with PyTorch", 0, 1)
+        found = generation.compare(checkpoint, bundle, variants, bundle / GOLDEN)
+        progress("compare with PyTorch", 1, 1)
+        return _judged(variants, found)
+    runs = {precision: _runner(bundle, variant) for precision, variant in variants.items()}
+    names = [tensor.name for tensor in next(iter(variants.values())).graphs["model"].inputs]
+    with Reference(checkpoint) as reference:
+        golden = write_golden(checkpoint, reference, names, bundle / GOLDEN)
+        found = measure(
+            checkpoint,
+            reference,
+            runs,
+            names,
+            texts,
+            golden,
+            lambda done, total: progress("compare with PyTorch", done, total),
+        )
+    progress("compare with PyTorch", 1, 1)
+    return _judged(variants, found)
+
+
+def _judged(variants: dict[str, Variant], found: dict[str, Parity]) -> dict[str, Variant]:
+    return {
+        precision: replace(variant, verdict=found[precision].verdict, parity=found[precision].report)
+        for precision, variant in variants.items()
+    }
+
+
+def _runner(bundle: Path, variant: Variant) -> Run:
+    entry = variant.graphs["model"]
+    session = Session(bundle / entry.file, device="cpu", optimized=variant.optimized)
+    names = [tensor.name for tensor in entry.outputs]
+
+    def run(inputs: Arrays) -> Arrays:
+        return dict(zip(names, session.run(inputs, names), strict=True))
+
+    return run
+
+
+def _gate(variants: dict[str, Variant], keep_failed: bool) -> tuple[dict[str, Variant], dict[str, Variant]]:
+    """(kept, refused). Raises GateError if nothing is kept."""
+    refused = {} if keep_failed else {name: item for name, item in variants.items() if item.verdict == "failed"}
+    kept = {name: item for name, item in variants.items() if name not in refused}
+    if not kept:
+        gates = "; ".join(f"{name}: {gate_text(item.parity['gate'])}" for name, item in refused.items())
+        raise GateError(f"no variant came close enough to PyTorch, so nothing was written ({gates})")
+    return kept, refused
+
+
+def gate_text(gate: dict[str, Any]) -> str:
+    """A gate of a parity report in words."""
+    return f"{gate['rule']} {gate['measured']:g}, limit {gate['limit']:g}"
+
+
+def _texts(checkpoint: Checkpoint, eval_file: str | os.PathLike[str] | None) -> evalset.EvalSet | None:
+    if eval_file is not None:
+        if checkpoint.tokenizer is None:
+            raise ExportError("--eval needs a tokenizer, and the checkpoint brings none")
+        if checkpoint.task.answer != "row":
+            raise ExportError(f"--eval compares labels of whole texts, which {checkpoint.task.name} has none of")
+        return evalset.read(Path(eval_file), checkpoint.config)
+    if checkpoint.tokenizer is None:
+        warnings.warn(
+            "the checkpoint brings no tokenizer, so the bundle has none, and answers are compared on random ids only",
+            ExportWarning,
+            stacklevel=2,
+        )
+        return None
+    pairs = checkpoint.task.answer == "span" or checkpoint.task.name == "text-ranking"
+    return evalset.built_in(pairs=pairs)
+
+
+def _require_packages() -> None:
+    for name in ("torch", "transformers", "optimum.exporters.onnx", "onnx"):
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise DependencyError(
+                f"exporting needs {name.partition('.')[0]}, which cannot be imported ({error}): "
+                'pip install "untorch[export]"'
+            ) from error
+
+
+def _tools() -> dict[str, str]:
+    """Versions of what made the bundle."""
+    versions = {}
+    for name in _TOOLS:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # a checkout that is not installed, onnxruntime-gpu
+            continue
+    return versions
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what the exporting libraries print about themselves; UNTORCH_DEBUG=1 lets them speak."""
+    if os.environ.get("UNTORCH_DEBUG"):
+        yield
+        return
+    import transformers
+
+    verbosity = transformers.logging.get_verbosity()
+    bars = transformers.logging.is_progress_bar_enabled()
+    disabled = logging.root.manager.disable
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("default", ExportWarning)
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(disabled)
+            transformers.logging.set_verbosity(verbosity)
+            if bars:
+                transformers.logging.enable_progress_bar()

@@ -1,0 +1,120 @@
+"""ONNX files as such: reading, counting operators, writing with the weights outside. It does not know models."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from untorch.bundle import Graph, Tensor
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto, ValueInfoProto
+
+# Tensors smaller than this stay in the graph file: shapes and scalars, which shape inference wants to see.
+_INLINE_BYTES = 1024
+# The ONNX specification advises page-aligned offsets, so that a reader can map a tensor by itself. It would
+# waste a page on each bias, so small tensors get a cache line.
+_PAGE, _CACHE_LINE, _PAGE_ALIGNED_BYTES = 4096, 64, 1 << 16
+
+# ONNX Runtime's fused operators that the reports count, by what they are.
+_FUSED = (
+    "Attention",
+    "QAttention",
+    "MultiHeadAttention",
+    "GroupQueryAttention",
+    "EmbedLayerNormalization",
+    "QEmbedLayerNormalization",
+    "SkipLayerNormalization",
+    "BiasGelu",
+    "Gelu",
+    "FastGelu",
+)
+ATTENTION = _FUSED[:4]
+
+
+def save(model: ModelProto, path: Path) -> None:
+    """Write `path` and `path_data`: the graph, and its weights as external data. The same model gives the same bytes.
+
+    The model is changed: its weights move out, and what names this machine (doc strings, metadata) goes.
+    """
+    import onnx
+    from onnx.external_data_helper import set_external_data
+
+    _anonymise(model.graph)
+    model.doc_string = ""
+    del model.metadata_props[:]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = path.with_name(f"{path.name}_data")
+    with data.open("wb") as file:
+        for tensor in sorted(model.graph.initializer, key=lambda tensor: tensor.name):
+            raw = onnx.numpy_helper.to_array(tensor).tobytes() if not tensor.HasField("raw_data") else tensor.raw_data
+            if len(raw) < _INLINE_BYTES:
+                continue
+            alignment = _PAGE if len(raw) >= _PAGE_ALIGNED_BYTES else _CACHE_LINE
+            file.write(bytes(-file.tell() % alignment))
+            # set_external_data wants the bytes in raw_data, and leaves them there; to_array's form is cleared first.
+            for field in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
+                tensor.ClearField(field)
+            tensor.raw_data = raw
+            set_external_data(tensor, data.name, offset=file.tell(), length=len(raw))
+            tensor.ClearField("raw_data")
+            file.write(raw)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    if not data.stat().st_size:
+        data.unlink()
+
+
+def load(path: Path) -> ModelProto:
+    """Read a graph and its external data."""
+    import onnx
+
+    return onnx.load(str(path))
+
+
+def describe(path: Path, bundle: Path, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> Graph:
+    """The manifest's entry for a graph file of a bundle."""
+    import onnx
+
+    model = onnx.load(str(path), load_external_data=False)
+    data = path.with_name(f"{path.name}_data")
+    return Graph(
+        file=path.relative_to(bundle).as_posix(),
+        data=(data.relative_to(bundle).as_posix(),) if data.is_file() else (),
+        inputs=inputs,
+        outputs=outputs,
+        fused=fused(model),
+    )
+
+
+def fused(model: ModelProto) -> dict[str, int]:
+    """How many of each of ONNX Runtime's fused operators a graph has."""
+    counts = Counter(node.op_type for node in model.graph.node if node.domain == "com.microsoft")
+    return {name: counts[name] for name in _FUSED if counts[name]}
+
+
+def set_shape(value: ValueInfoProto, axes: tuple[str | int, ...]) -> None:
+    """Give a graph's input or output the axes: a name for a dynamic one, a number for a fixed one."""
+    shape = value.type.tensor_type.shape
+    del shape.dim[:]
+    for axis in axes:
+        dimension = shape.dim.add()
+        if isinstance(axis, str):
+            dimension.dim_param = axis
+        else:
+            dimension.dim_value = axis
+
+
+def _anonymise(graph: GraphProto) -> None:
+    """Drop doc strings and metadata, which hold stack traces and paths of the exporting machine."""
+    graph.doc_string = ""
+    del graph.metadata_props[:]
+    for item in (*graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info):
+        item.doc_string = ""
+        if hasattr(item, "metadata_props"):
+            del item.metadata_props[:]
+    for node in graph.node:
+        for attribute in node.attribute:
+            attribute.doc_string = ""
+            if attribute.HasField("g"):
+                _anonymise(attribute.g)

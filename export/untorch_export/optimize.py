@@ -1,0 +1,56 @@
+"""Fusion: many small operators become ONNX Runtime's own large ones, such as one `Attention` a layer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from untorch_export import graph
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+# Encoders whose attention, traced with its mask, is known to fuse in every layer.
+FUSES = ("bert", "distilbert", "roberta", "electra")
+
+
+def fuse(path: Path, config: dict[str, Any]) -> ModelProto:
+    """The fp32 graph of `path` with one `MultiHeadAttention` node a layer.
+
+    Nothing else that the CPU runs faster apart is fused: ONNX Runtime's SkipLayerNormalization takes several times
+    as long there as Add followed by LayerNormalization. The mask stays two-dimensional, so that padding on either
+    side is right. `config` is the model's full configuration; heads and hidden size come from it where it has them.
+    """
+    from onnx.helper import make_opsetid
+    from onnxruntime.transformers.fusion_options import FusionOptions
+    from onnxruntime.transformers.optimizer import optimize_model
+
+    options = FusionOptions("bert")
+    options.use_multi_head_attention = True
+    options.use_raw_attention_mask(True)
+    options.enable_skip_layer_norm = False
+    options.enable_bias_skip_layer_norm = False
+    options.enable_embed_layer_norm = False
+    options.enable_bias_gelu = False
+    model = optimize_model(
+        str(path),
+        model_type="bert",
+        num_heads=int(config.get("num_attention_heads") or config.get("n_heads") or 0),
+        hidden_size=int(config.get("hidden_size") or config.get("dim") or 0),
+        opt_level=0,
+        optimization_options=options,
+    ).model
+    if all(opset.domain != "com.microsoft" for opset in model.opset_import):
+        model.opset_import.append(make_opsetid("com.microsoft", 1))
+    return model
+
+
+def layers(config: dict[str, Any]) -> int | None:
+    """How many attention layers the model has, and so how many should be fused; None where the config does not say."""
+    count = config.get("num_hidden_layers") or config.get("n_layers")
+    return int(count) if count else None
+
+
+def fused_attention(counts: dict[str, int]) -> int:
+    """How many attention layers of a graph are one operator each, from its counts of fused operators."""
+    return sum(counts.get(name, 0) for name in graph.ATTENTION)

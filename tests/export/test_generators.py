@@ -18,9 +18,7 @@ from untorch_export.export import export
 
 @pytest.fixture(scope="module")
 def bundles(make_bundle):
-    return lambda name: make_bundle(
-        f"{name}-generates", lambda folder: generator(folder, name), precisions=["fp32"]
-    )
+    return lambda name: make_bundle(f"{name}-generates", lambda folder: generator(folder, name), precisions=["fp32"])
 
 
 @pytest.mark.parametrize("family", [*CAUSAL, *SEQ2SEQ])

@@ -58,6 +58,12 @@ def run(args: argparse.Namespace) -> int:
     arguments = dict(map(_argument, args.set)) | ({"truncation": True} if args.truncation else {})
     fields = answerer.input_fields
     count = 0
+    if len(given) == 1 and not args.json and not args.output and sys.stdout.isatty() and hasattr(answerer, "stream"):
+        # Somebody is reading along.
+        for piece in answerer.stream(given[0], **arguments):
+            print(piece, end="", flush=True)
+        print()
+        return 0
     with ExitStack() as stack:
         write = stack.enter_context(texts.writing(args.output, fields)) if args.output else None
         items = answerer.from_words(given) if given else []

@@ -84,7 +84,14 @@ def pipeline(
     return pipeline_class(name, model, tokenizer, batch_size=batch_size, **arguments)  # type: ignore[no-any-return]
 
 
-_TOKENIZER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+_TOKENIZER_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
 
 
 def _canonical(task: str) -> str:

@@ -93,16 +93,16 @@ class TranslationPipeline(Text2TextGenerationPipeline):
         if source is None and target is None and len(words) == 4:
             source, target = words[1], words[3]
         parameters = super()._parameters(arguments)
-        if self.tokenizer.translates:
-            if source is None or target is None:
-                raise InputError("this model translates between several languages; give src_lang and tgt_lang")
+        if self.tokenizer.translates and source is not None and target is not None:
             parameters.tokenizer["src_lang"] = source
             parameters.generate["forced_bos_token_id"] = self.tokenizer.convert_tokens_to_ids(target)
         return parameters
 
     def _ids(self, item: Any, parameters: Parameters) -> list[int]:
-        if (source := parameters.tokenizer.get("src_lang")) is None:
+        if not self.tokenizer.translates:
             return super()._ids(item, parameters)
+        if (source := parameters.tokenizer.get("src_lang")) is None:
+            raise InputError("this model translates between several languages; give src_lang and tgt_lang")
         if not isinstance(item, str):
             raise InputError(f"{self.task} takes texts (str), not {type(item).__name__}")
         return self._encoded(self._speaking(source), item, parameters)

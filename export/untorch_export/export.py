@@ -9,21 +9,25 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from untorch.bundle import GOLDEN, Manifest, Tensor, Variant
 from untorch.errors import DependencyError
 from untorch.session import Session
-from untorch_export import assets, decoder, evalset, generation, graph, optimize, writer
+from untorch_export import assets, decoder, evalset, generation, graph, optimize, prune, writer
 from untorch_export.checkpoint import Checkpoint, load
 from untorch_export.convert import convert
 from untorch_export.errors import ExportError, ExportWarning, GateError
 from untorch_export.parity import Parity, Run, measure
-from untorch_export.quantize import calibration_batches, quantize_int8
+from untorch_export.quantize import calibration_batches, find_outliers, quantize_int8
 from untorch_export.reference import Arrays, Reference, write_golden
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 PRECISIONS = ("fp32", "int8")
 
@@ -124,9 +128,38 @@ def _build(
     variants = {}
     if "fp32" in precisions:
         variants["fp32"] = Variant("fp32", {"model": graph.describe(source, bundle, inputs, outputs)})
+    if checkpoint.task.answer != "row" and "int8" not in precisions:
+        return variants
+    progress("fuse", 0, 1)
+    fused = optimize.fuse(source, checkpoint.config)
+    head = prune.head_only(fused, "logits") if checkpoint.task.answer == "row" else None
+    progress("fuse", 1, 1)
+    if "fp32" in precisions:
+        variants["fp32"] = _with_head(variants["fp32"], head, bundle)
     if "int8" in precisions:
-        variants["int8"] = _quantized(checkpoint, source, bundle, inputs, outputs, progress)
+        progress("quantize", 0, 1)
+        variants["int8"] = _quantized(checkpoint, fused, head, bundle, inputs, outputs)
+        progress("quantize", 1, 1)
     return variants
+
+
+def _with_head(variant: Variant, head: ModelProto | None, bundle: Path) -> Variant:
+    """The variant and, beside its whole graph, the one for the head alone. It shares the whole graph's weights."""
+    if head is None:
+        return variant
+    whole = variant.graphs["model"]
+    path = bundle / whole.file.replace("model", "head")
+    graph.save_beside(deepcopy(head), path, bundle / whole.file)
+    names = {output.name for output in head.graph.output}
+    described = graph.describe(
+        path,
+        bundle,
+        whole.inputs,
+        tuple(output for output in whole.outputs if output.name in names),
+        data=bundle / whole.data[0],
+        optimized=True,
+    )
+    return replace(variant, graphs={**variant.graphs, "head": described})
 
 
 def _possible(checkpoint: Checkpoint, precisions: Sequence[str]) -> Sequence[str]:
@@ -153,20 +186,16 @@ def _decoder(checkpoint: Checkpoint, bundle: Path, progress: Progress) -> Varian
 
 def _quantized(
     checkpoint: Checkpoint,
-    source: Path,
+    fused: ModelProto,
+    head: ModelProto | None,
     bundle: Path,
     inputs: tuple[Tensor, ...],
     outputs: tuple[Tensor, ...],
-    progress: Progress,
 ) -> Variant:
-    progress("fuse", 0, 1)
-    fused = optimize.fuse(source, checkpoint.config)
-    progress("fuse", 1, 1)
-    progress("quantize", 0, 1)
     path = bundle / "onnx" / "model_int8.onnx"
-    graph.save(quantize_int8(fused, _calibration(checkpoint, inputs)), path)
-    progress("quantize", 1, 1)
-    described = graph.describe(path, bundle, inputs, outputs)
+    outliers = find_outliers(fused, _calibration(checkpoint, inputs))
+    graph.save(quantize_int8(fused, outliers), path)
+    described = graph.describe(path, bundle, inputs, outputs, optimized=True)
     layers = optimize.layers(checkpoint.config)
     count = optimize.fused_attention(described.fused)
     if layers is not None and count < layers:
@@ -176,7 +205,8 @@ def _quantized(
             ExportWarning,
             stacklevel=2,
         )
-    return Variant("int8", {"model": described}, optimized=True, extra={"layers": layers, "fused_layers": count})
+    whole = Variant("int8", {"model": described}, extra={"layers": layers, "fused_layers": count})
+    return _with_head(whole, quantize_int8(head, outliers) if head else None, bundle)
 
 
 def _calibration(checkpoint: Checkpoint, inputs: tuple[Tensor, ...]) -> list[Arrays]:
@@ -227,12 +257,20 @@ def _judged(variants: dict[str, Variant], found: dict[str, Parity]) -> dict[str,
 
 
 def _runner(bundle: Path, variant: Variant) -> Run:
-    entry = variant.graphs["model"]
-    session = Session(bundle / entry.file, device="cpu", optimized=variant.optimized)
-    names = [tensor.name for tensor in entry.outputs]
+    """Runs a variant as the runtime will: the task's own outputs come from the head's graph where there is one."""
+    parts = []
+    wanted = [tensor.name for tensor in variant.graphs["model"].outputs]
+    for role in ("head", "model"):
+        if (entry := variant.graphs.get(role)) is not None:
+            names = [tensor.name for tensor in entry.outputs if tensor.name in wanted]
+            wanted = [name for name in wanted if name not in names]
+            parts.append((Session(bundle / entry.file, device="cpu", optimized=entry.optimized), names))
 
     def run(inputs: Arrays) -> Arrays:
-        return dict(zip(names, session.run(inputs, names), strict=True))
+        found: Arrays = {}
+        for session, names in parts:
+            found.update(zip(names, session.run(inputs, names), strict=True))
+        return found
 
     return run
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,6 +66,37 @@ def save(model: ModelProto, path: Path) -> None:
         data.unlink()
 
 
+def save_beside(model: ModelProto, path: Path, other: Path) -> None:
+    """Write `path`, a graph whose weights lie in the data file of `other` already; those that do not stay inside.
+
+    Weights are recognised by their bytes. The model is changed, as by `save`.
+    """
+    import onnx
+    from onnx.external_data_helper import ExternalDataInfo, set_external_data
+
+    data = other.with_name(f"{other.name}_data")
+    stored = {}
+    content = memoryview(data.read_bytes())
+    for tensor in onnx.load(str(other), load_external_data=False).graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            info = ExternalDataInfo(tensor)
+            raw = content[info.offset : info.offset + info.length]
+            stored[hashlib.sha256(raw).digest()] = (info.offset, info.length)
+    _anonymise(model.graph)
+    model.doc_string = ""
+    del model.metadata_props[:]
+    for tensor in model.graph.initializer:
+        raw = onnx.numpy_helper.to_array(tensor).tobytes()
+        place = stored.get(hashlib.sha256(raw).digest()) if len(raw) >= _INLINE_BYTES else None
+        if place is not None:
+            for field in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
+                tensor.ClearField(field)
+            tensor.raw_data = raw
+            set_external_data(tensor, data.name, offset=place[0], length=place[1])
+            tensor.ClearField("raw_data")
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
 def load(path: Path) -> ModelProto:
     """Read a graph and its external data."""
     import onnx
@@ -72,18 +104,27 @@ def load(path: Path) -> ModelProto:
     return onnx.load(str(path))
 
 
-def describe(path: Path, bundle: Path, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> Graph:
-    """The manifest's entry for a graph file of a bundle."""
+def describe(
+    path: Path,
+    bundle: Path,
+    inputs: tuple[Tensor, ...],
+    outputs: tuple[Tensor, ...],
+    *,
+    data: Path | None = None,
+    optimized: bool = False,
+) -> Graph:
+    """The manifest's entry for a graph file of a bundle, whose weights are in `data` (default: its own data file)."""
     import onnx
 
     model = onnx.load(str(path), load_external_data=False)
-    data = path.with_name(f"{path.name}_data")
+    data = data or path.with_name(f"{path.name}_data")
     return Graph(
         file=path.relative_to(bundle).as_posix(),
         data=(data.relative_to(bundle).as_posix(),) if data.is_file() else (),
         inputs=inputs,
         outputs=outputs,
         fused=fused(model),
+        optimized=optimized,
     )
 
 

@@ -23,6 +23,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from untorch.session import Session
 from untorch_export import graph as files
+from untorch_export.prune import SELECTED
 
 Floats = NDArray[np.float32]
 Channels = Mapping[str, NDArray[np.int64]]
@@ -33,15 +34,12 @@ LEAST_GELU = 0.17  # GELU(x) > -0.17 for every x, in its exact and in its tanh f
 OUTLIERS = 4
 
 
-def quantize_int8(model: onnx.ModelProto, batches: Sequence[dict[str, NDArray[np.int64]]]) -> onnx.ModelProto:
-    """The eight-bit form of a fused fp32 graph, which is used up.
-
-    `batches` are unpadded model inputs, on which the outlying channels are found.
-    """
+def quantize_int8(model: onnx.ModelProto, outliers: Channels) -> onnx.ModelProto:
+    """The eight-bit form of a fused fp32 graph, which is used up. `outliers` come from `find_outliers`."""
     graph = _Graph(model)
-    outliers = _find_outliers(model, batches)
     for x, products in _products(graph).items():
-        _integer_products(graph, products, outliers.get(x))
+        # A selected row of an activation has the activation's outliers.
+        _integer_products(graph, products, outliers.get(x.removesuffix(SELECTED)))
     for node in model.graph.node:
         if node.op_type == "Gather" and _is_table(graph, node):
             _table(graph, node)
@@ -68,15 +66,18 @@ def calibration_batches(
     return batches
 
 
-def _find_outliers(model: onnx.ModelProto, batches: Sequence[dict[str, NDArray[np.int64]]]) -> Channels:
+def find_outliers(model: onnx.ModelProto, batches: Sequence[dict[str, NDArray[np.int64]]]) -> Channels:
     """The OUTLIERS channels of largest magnitude, ascending, of each activation that enters a product.
 
-    The heads' context is left out: its channels are alike.
+    `model` is a fused fp32 graph, `batches` unpadded inputs of it; see `calibration_batches`. The heads' context is
+    left out: its channels are alike.
     """
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
     graph = _Graph(probe)
     names = [x for x in _products(graph) if graph.producer(x) in ("LayerNormalization", "Gelu", "FastGelu")]
+    if not names:  # MobileBERT has neither norms nor GELUs, and a session asked for nothing gives everything
+        return {}
     # Reduced inside the graph: what comes back is one number a channel.
     axes = graph.add_constant("outliers.axes", np.array([0, 1], np.int64))
     for name in names:

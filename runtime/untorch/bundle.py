@@ -57,13 +57,18 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Graph:
-    """One ONNX file of a variant, its external data, and what goes in and out of it."""
+    """One ONNX file of a variant, its external data, and what goes in and out of it.
+
+    `optimized` says that the file already holds ONNX Runtime's own fused operators, so that loading need not search
+    for fusions again.
+    """
 
     file: str
     data: tuple[str, ...] = ()
     inputs: tuple[Tensor, ...] = ()
     outputs: tuple[Tensor, ...] = ()
     fused: dict[str, int] = field(default_factory=dict)
+    optimized: bool = False
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -78,6 +83,7 @@ class Graph:
             "inputs": [tensor.to_json() for tensor in self.inputs],
             "outputs": [tensor.to_json() for tensor in self.outputs],
             "fused": dict(sorted(self.fused.items())),
+            "optimized": self.optimized,
         }
 
     @classmethod
@@ -89,35 +95,39 @@ class Graph:
             inputs=tuple(Tensor.from_json(item) for item in data.get("inputs", ())),
             outputs=tuple(Tensor.from_json(item) for item in data.get("outputs", ())),
             fused={str(key): int(value) for key, value in data.get("fused", {}).items()},
+            optimized=bool(data.get("optimized", False)),
         )
 
 
 @dataclass(frozen=True)
 class Variant:
-    """The model in one precision: its graphs by role (`model`, or `encoder` and `decoder`), parity and verdict.
+    """The model in one precision: its graphs by role, its parity report and verdict.
 
-    `optimized` says that the graph file already holds ONNX Runtime's own fused operators, so that loading
-    need not search for fusions again.
+    Roles are `model`, or `encoder` and `decoder`. Beside `model` there may be a `head`, which gives only the task's
+    own outputs and saves the work that only the others need.
     """
 
     precision: str
     graphs: dict[str, Graph]
     verdict: Verdict = "unverified"
     parity: dict[str, Any] = field(default_factory=dict)
-    optimized: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Every file of every graph."""
-        return tuple(name for graph in self.graphs.values() for name in graph.files)
+        """Every file of every graph, each once."""
+        return tuple(dict.fromkeys(name for graph in self.graphs.values() for name in graph.files))
+
+    def role_for(self, outputs: Iterable[str]) -> str:
+        """The role of the graph to run for these outputs: `head` where it gives them all, else `model`."""
+        head = self.graphs.get("head")
+        return "head" if head and {tensor.name for tensor in head.outputs}.issuperset(outputs) else "model"
 
     def to_json(self) -> dict[str, Any]:
         """The form it has in the manifest."""
         return {
             **self.extra,
             "graphs": {role: graph.to_json() for role, graph in self.graphs.items()},
-            "optimized": self.optimized,
             "verdict": self.verdict,
             "parity": self.parity,
         }
@@ -125,13 +135,12 @@ class Variant:
     @classmethod
     def from_json(cls, precision: str, data: dict[str, Any]) -> Variant:
         """Read it back from the manifest. Raises KeyError, TypeError or ValueError if it is malformed."""
-        known = {"graphs", "optimized", "verdict", "parity"}
+        known = {"graphs", "verdict", "parity"}
         return cls(
             precision=precision,
             graphs={str(role): Graph.from_json(graph) for role, graph in data["graphs"].items()},
             verdict=data.get("verdict", "unverified"),
             parity=dict(data.get("parity", {})),
-            optimized=bool(data.get("optimized", False)),
             extra={key: value for key, value in data.items() if key not in known},
         )
 

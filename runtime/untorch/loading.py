@@ -39,7 +39,7 @@ def open_session(bundle: Bundle, variant: Variant, role: str, *, device: str, th
     for location in locations:
         bundle.file(str(PurePosixPath(graph.file).with_name(location)))
     weights = _DigestCheck(bundle, graph)
-    session = Session(path, device=device, threads=threads, optimized=variant.optimized)
+    session = Session(path, device=device, threads=threads, optimized=graph.optimized)
     weights.finish()
     return session
 

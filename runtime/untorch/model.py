@@ -73,7 +73,7 @@ class AutoModel:
     ) -> Self:
         """Load an opened bundle; see `from_pretrained`."""
         variant = choose_variant(bundle, precision, cls.output_names)
-        session = open_session(bundle, variant, "model", device=device, threads=threads)
+        session = open_session(bundle, variant, variant.role_for(cls.output_names), device=device, threads=threads)
         outputs = {tensor.name: len(tensor.axes) for tensor in session.outputs}
         other_task = cls.tasks and bundle.task and bundle.task not in cls.tasks
         if other_task or any(outputs.get(name) != cls.output_rank for name in cls.output_names):

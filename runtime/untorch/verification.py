@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from untorch import golden
 from untorch.bundle import GOLDEN, Bundle, Variant
@@ -78,11 +80,7 @@ def _replay(bundle: Bundle, variant: Variant, cases: list[golden.Case], device: 
     sessions = [open_session(bundle, variant, role, device=device, threads=None) for role in variant.graphs]
     worst, position = 0.0, "-"
     for index, case in enumerate(cases):
-        session = _session(bundle, sessions, case)
-        given = {tensor.name for tensor in session.outputs}
-        feeds = {tensor.name: case.inputs[tensor.name].astype(tensor.dtype) for tensor in session.inputs}
-        names = [name for name in case.outputs if name in given]
-        for name, result in zip(names, session.run(feeds, names), strict=True):
+        for name, result in _results(bundle, sessions, case):
             difference = np.abs(result - case.outputs[name])
             # argmax treats not-a-number as largest, so a broken answer cannot hide.
             place = np.unravel_index(difference.argmax(), difference.shape)
@@ -92,9 +90,14 @@ def _replay(bundle: Bundle, variant: Variant, cases: list[golden.Case], device: 
     return Replay(variant.precision, sessions[0].device, len(cases), worst, position, tolerance)
 
 
-def _session(bundle: Bundle, sessions: list[Session], case: golden.Case) -> Session:
-    """The graph that takes the case's inputs: an encoder's cases have not the decoder's."""
-    for session in sessions:
-        if {tensor.name for tensor in session.inputs} <= case.inputs.keys():
-            return session
-    raise FormatError(f"{bundle.path}: {GOLDEN} has a case that no graph takes ({', '.join(case.inputs)})")
+def _results(bundle: Bundle, sessions: list[Session], case: golden.Case) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Outputs by name of every graph that takes the case's inputs: an encoder's cases have not the decoder's."""
+    takers = [session for session in sessions if {tensor.name for tensor in session.inputs} <= case.inputs.keys()]
+    if not takers:
+        raise FormatError(f"{bundle.path}: {GOLDEN} has a case that no graph takes ({', '.join(case.inputs)})")
+    for session in takers:
+        feeds = {tensor.name: case.inputs[tensor.name].astype(tensor.dtype) for tensor in session.inputs}
+        given = {tensor.name for tensor in session.outputs}
+        names = [name for name in case.outputs if name in given]
+        if names:
+            yield from zip(names, session.run(feeds, names), strict=True)

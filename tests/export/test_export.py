@@ -50,7 +50,7 @@ def test_every_layer_fuses_and_int8_passes_its_gate(exported, name):
     bundle = Bundle(exported(name)[1])
     assert {key: variant.verdict for key, variant in bundle.variants.items()} == {"fp32": "exact", "int8": "close"}
     int8 = bundle.variant("int8")
-    assert int8.optimized
+    assert int8.graphs["model"].optimized
     assert int8.extra["layers"] == int8.extra["fused_layers"] == LAYERS
     assert "refused" not in bundle.manifest.extra
 
@@ -200,7 +200,8 @@ def test_layers_that_share_their_weights_keep_their_own_outliers(tmp_path):
     checkpoint = family(tmp_path / "albert", "Albert", hidden_size=32, embedding_size=16, num_hidden_layers=3)
     with pytest.warns(match="attention layers fused"):
         manifest = export(checkpoint, tmp_path / "bundle")
-    assert manifest.variants["int8"].verdict == "close"
+    # With the first layer's outliers in every layer it is more than 2.
+    assert manifest.variants["int8"].parity["outputs"]["last_hidden_state"]["max_abs_difference"] < 0.6
 
 
 def test_a_short_count_of_fused_layers_is_said(tmp_path):

@@ -90,6 +90,14 @@ class AutoModel:
         return self.session.device
 
     @property
+    def callers(self) -> int:
+        """How many batches are best run at once: on a CPU as many as it has threads, on a card one after the other.
+
+        Two batches on two threads each share the pool, and neither waits for the other at every operator.
+        """
+        return self.session.threads if self.device == "cpu" else 1
+
+    @property
     def max_sequence_length(self) -> int | None:
         """Most tokens a row may have; None if there is no limit."""
         return self.config.max_sequence_length

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -46,8 +47,6 @@ class Pipeline:
     input_fields: ClassVar[tuple[str, ...]] = ("text",)
     # What to do about a text over the limit.
     if_too_long: ClassVar[str] = "Cut it with truncation=True"
-    # Most tokens of a batch, padding counted.
-    max_batch_tokens = batching.MAX_TOKENS
 
     def __init__(
         self, task: str, model: AutoModel, tokenizer: Tokenizer, *, batch_size: int | None = None, **defaults: Any
@@ -163,6 +162,11 @@ class Pipeline:
                 )
 
     @property
+    def max_batch_tokens(self) -> int:
+        """Most tokens of a batch, padding counted, where no `batch_size` is given."""
+        return batching.MAX_TOKENS[self.device.partition(":")[0]]
+
+    @property
     def limit(self) -> int | None:
         """Most tokens a row may have; None if there is no limit."""
         return self.model.max_sequence_length
@@ -181,9 +185,17 @@ class Pipeline:
     def _forward(self, encodings: Sequence[Encoding], batch_size: int | None) -> Iterator[tuple[Array, list[Array]]]:
         """Run length-sorted batches. Yields (row numbers, this model's outputs for those rows, padding included)."""
         names = self.model.input_names
-        for rows in batching.plan([len(encoding) for encoding in encodings], batch_size, self.max_batch_tokens):
-            feeds = self.tokenizer.collate([encodings[row] for row in rows.tolist()], names)
-            yield rows, self.model.forward(feeds)
+
+        def run(rows: Array) -> tuple[Array, list[Array]]:
+            return rows, self.model.forward(self.tokenizer.collate([encodings[row] for row in rows.tolist()], names))
+
+        batches = batching.plan([len(encoding) for encoding in encodings], batch_size, self.max_batch_tokens)
+        if len(batches) == 1 or self.model.callers == 1:
+            yield from map(run, batches)
+            return
+        with ThreadPoolExecutor(self.model.callers, "untorch-forward") as pool:
+            # The longest first, so that no core is left alone with one at the end.
+            yield from pool.map(run, reversed(batches))
 
     def _token_rows(self, encodings: Sequence[Encoding], batch_size: int | None) -> list[list[Array]]:
         """For every row its outputs, each cut to the row's own tokens (tokens, …)."""

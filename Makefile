@@ -1,7 +1,7 @@
 # Needs Python 3.11 or newer and make; everything else is installed into environments of its own.
 PYTHON ?= python3
 
-.PHONY: demo test lint fuzz clean
+.PHONY: demo test matrix lint bench clean
 
 # The runtime alone: no torch. Classifies two sentences with the embedded default model.
 demo: .venv-demo/.installed
@@ -11,11 +11,22 @@ demo: .venv-demo/.installed
 test: .venv/.installed
 	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest
 
+# Every task of every architecture; `make test` runs a subset that has each of both.
+matrix: .venv/.installed
+	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest tests/test_matrix.py -m "matrix or not matrix"
+
 lint: .venv/.installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+
+# Every workload on every engine, side by side, and the report: about half an hour on two quiet cores, after the
+# environments and models are built. `make bench BENCH=--quick` is a smoke run.
+BENCH ?=
+bench:
+	$(PYTHON) -m benchmarks.environments
+	benchmarks/.environments/build/bin/python -m benchmarks.run $(BENCH)
 
 .venv-demo/.installed: pyproject.toml constraints.txt $(wildcard models/*/pyproject.toml)
 	$(PYTHON) -m venv .venv-demo

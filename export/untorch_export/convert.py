@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 _AXES = {"batch_size": "batch", "sequence_length": "sequence", "num_choices": "choices"}
 
 
+# Architectures that tracing gets wrong, and why.
+_UNTRACEABLE = {
+    "longformer": "its attention walks over windows (LongformerSelfAttention._chunk: as_strided, or a loop that is "
+    "unrolled), and a traced graph keeps the number of windows of the text it was traced with",
+}
+
+
 def convert(model: PreTrainedModel, task: Task, path: Path) -> None:
     """Write the fp32 graph `path` and its weights beside it, with the outputs `task.graph_outputs`.
 
@@ -32,6 +39,8 @@ def convert(model: PreTrainedModel, task: Task, path: Path) -> None:
     import onnx
     from optimum.exporters.onnx import export as optimum_export
 
+    if reason := _UNTRACEABLE.get(model.config.model_type):
+        raise ExportError(f"{type(model).__name__} cannot be converted to ONNX: {reason}")
     config = _onnx_config(model, task)
     path.parent.mkdir(parents=True, exist_ok=True)
     with hidden_states(model, task):
@@ -74,16 +83,24 @@ def _onnx_config(model: PreTrainedModel, task: Task) -> Any:
 
     kind = model.config.model_type
     try:
-        base = TasksManager.get_exporter_config_constructor(
-            "onnx", model, task=task.exporter, library_name="transformers"
-        )(model.config)
+        supported = TasksManager.get_supported_tasks_for_model_type(kind, "onnx", library_name="transformers")
+        # Its descriptions know every head of an encoder, also where its list of tasks leaves some out.
+        described = (
+            task.exporter if task.exporter in supported or model.config.is_encoder_decoder else "feature-extraction"
+        )
+        base = TasksManager.get_exporter_config_constructor("onnx", model, task=described, library_name="transformers")(
+            model.config
+        )
     except (KeyError, ValueError, NotImplementedError) as error:
         raise ExportError(f"Optimum cannot export {kind} for {task.name}: {str(error).partition('.')[0]}") from error
+
+    # Optimum would try two types of tokens; a model that knows one fills it in by itself.
+    absent = {"token_type_ids"} if getattr(model.config, "type_vocab_size", 2) < 2 else set()
 
     class Config(type(base)):  # type: ignore[misc]  # the base is known only here
         @property
         def inputs(self) -> dict[str, dict[int, str]]:
-            return _renamed(super().inputs)
+            return {name: axes for name, axes in _renamed(super().inputs).items() if name not in absent}
 
         @property
         def outputs(self) -> dict[str, dict[int, str]]:

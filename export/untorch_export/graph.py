@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from untorch.bundle import Graph, Tensor
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, ValueInfoProto
+    from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
 
 # Tensors smaller than this stay in the graph file: shapes and scalars, which shape inference wants to see.
 _INLINE_BYTES = 1024
@@ -132,6 +133,29 @@ def fused(model: ModelProto) -> dict[str, int]:
     """How many of each of ONNX Runtime's fused operators a graph has."""
     counts = Counter(node.op_type for node in model.graph.node if node.domain == "com.microsoft")
     return {name: counts[name] for name in _FUSED if counts[name]}
+
+
+def reads(node: NodeProto) -> Iterator[str]:
+    """The names that a node reads, those in its branches included."""
+    yield from node.input
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            yield from reads(inner)
+
+
+def drop_unused(graph: GraphProto) -> None:
+    """Remove every node and initializer that no output of the graph needs."""
+    needed = {value.name for value in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            kept.append(node)
+            needed.update(reads(node))
+    del graph.node[:]
+    graph.node.extend(reversed(kept))
+    initializers = [tensor for tensor in graph.initializer if tensor.name in needed]
+    del graph.initializer[:]
+    graph.initializer.extend(initializers)
 
 
 def set_shape(value: ValueInfoProto, axes: tuple[str | int, ...]) -> None:

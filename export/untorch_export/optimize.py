@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from untorch_export import graph
+from untorch_export.attention import fuse_attention
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -32,14 +33,16 @@ def fuse(path: Path, config: dict[str, Any]) -> ModelProto:
     options.enable_bias_skip_layer_norm = False
     options.enable_embed_layer_norm = False
     options.enable_bias_gelu = False
+    heads = int(config.get("num_attention_heads") or config.get("n_heads") or 0)
     model = optimize_model(
         str(path),
         model_type="bert",
-        num_heads=int(config.get("num_attention_heads") or config.get("n_heads") or 0),
+        num_heads=heads,
         hidden_size=int(config.get("hidden_size") or config.get("dim") or 0),
         opt_level=0,
         optimization_options=options,
     ).model
+    fuse_attention(model, heads)
     if all(opset.domain != "com.microsoft" for opset in model.opset_import):
         model.opset_import.append(make_opsetid("com.microsoft", 1))
     return model

@@ -11,6 +11,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from untorch_export.graph import drop_unused
+
 # What the selected row of a tensor is called.
 SELECTED = ".selected"
 
@@ -33,11 +35,11 @@ def head_only(model: onnx.ModelProto, output: str) -> onnx.ModelProto | None:
     for position in range(len(graph.output) - 1, -1, -1):
         if graph.output[position].name != output:
             del graph.output[position]
-    _drop_unused(graph)
+    drop_unused(graph)
     selection = next((node for node in graph.node if _selects_a_token(graph, node)), None)
     if selection is None or not _cut(graph, selection):
         return None
-    _drop_unused(graph)
+    drop_unused(graph)
     del graph.value_info[:]
     onnx.checker.check_model(cut)
     return cut
@@ -123,17 +125,3 @@ def _constants(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
             known[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
     return known
-
-
-def _drop_unused(graph: onnx.GraphProto) -> None:
-    needed = {value.name for value in graph.output}
-    kept = []
-    for node in reversed(graph.node):
-        if needed.intersection(node.output):
-            kept.append(node)
-            needed.update(node.input)
-    del graph.node[:]
-    graph.node.extend(reversed(kept))
-    initializers = [tensor for tensor in graph.initializer if tensor.name in needed]
-    del graph.initializer[:]
-    graph.initializer.extend(initializers)

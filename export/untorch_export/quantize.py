@@ -139,7 +139,7 @@ class _Graph:
 
     def finish(self) -> None:
         nodes = [new for old in self.model.graph.node for new in self._replacements.get(old.output[0], [old])]
-        used = {name for node in nodes for name in node.input}
+        used = {name for node in nodes for name in files.reads(node)}
         del self.model.graph.node[:], self.model.graph.initializer[:], self.model.graph.value_info[:]
         self.model.graph.node.extend(nodes)
         self.model.graph.initializer.extend(t for name, t in self._constants.items() if name in used)

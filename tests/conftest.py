@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,6 +16,12 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
+
+
+@pytest.fixture
+def frozen_bundle(tmp_path) -> Path:
+    """A copy of the committed bundle of format version 1: a random two-label BERT of one layer."""
+    return shutil.copytree(ROOT / "tests/data/bundle-v1", tmp_path / "frozen")
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,8 @@ import shutil
 import numpy as np
 import pytest
 import transformers
-from checkpoints import word_piece
 
+from checkpoints import word_piece
 from untorch import (
     AutoModel,
     AutoModelForSequenceClassification,
@@ -149,9 +149,7 @@ def test_rows_13_to_15_cased(cased):
 
 
 def test_row_16_a_list_tokenizes_as_one_run_of_text(cased):
-    expected = (
-        "I ’ ve been waiting for a Hu ##gging ##F ##ace course my whole life . I hate this so much !"  # noqa: RUF001
-    )
+    expected = "I ’ ve been waiting for a Hu ##gging ##F ##ace course my whole life . I hate this so much !"
     tokens = cased.tokenize([A_TYPOGRAPHIC, B])
     assert tokens == expected.split()
     assert cased.convert_tokens_to_ids(tokens) == [
@@ -179,7 +177,7 @@ def test_row_19_a_batch_of_one_and_of_two(model):
 
 
 def test_row_20_a_ragged_batch(model):
-    with pytest.raises(InputError, match="ragged.*[Pp]ad"):
+    with pytest.raises(InputError, match=r"ragged.*[Pp]ad"):
         model([[200, 200, 200], [200, 200]])
 
 

@@ -7,6 +7,8 @@ company unless `max_wait_ms` says so. It does not know what the pipeline does wi
 from __future__ import annotations
 
 import asyncio
+import atexit
+import os
 import threading
 import time
 from collections import deque
@@ -69,8 +71,10 @@ class Batcher:
         # Tasks cannot wait on a thread's condition; each leaves a callback that is run when there is room.
         self._waiting_tasks: deque[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = deque()
         self._closed = False
+        self._process = os.getpid()
         self._thread = threading.Thread(target=self._work, name="untorch-batcher", daemon=True)
         self._thread.start()
+        atexit.register(self._abandon)
 
     def __call__(self, item: Any, *, timeout: float | None = None) -> Any:
         """Answer one input; blocks. `timeout` in seconds covers the wait for room, the queue and the model.
@@ -111,6 +115,20 @@ class Batcher:
             self._wake_tasks(len(self._waiting_tasks))
         if threading.current_thread() is not self._thread:
             self._thread.join()
+        atexit.unregister(self._abandon)
+
+    def _abandon(self) -> None:
+        """At the interpreter's end: let the running batch finish and take no other.
+
+        A thread that is inside native code when the interpreter goes would abort the process.
+        """
+        if os.getpid() != self._process:
+            return
+        with self._lock:
+            self._closed = True
+            self._queue.clear()
+            self._arrived.notify_all()
+        self._thread.join()
 
     def __enter__(self) -> Self:
         return self
@@ -119,6 +137,11 @@ class Batcher:
         self.close()
 
     def _request(self, item: Any, timeout: float | None) -> _Request:
+        if os.getpid() != self._process:
+            raise UntorchError(
+                "this batcher was made before os.fork(), and its thread did not come along. "
+                "Load the pipeline and make a batcher in the child process"
+            )
         # Counted in the caller's thread, where bad input is refused before it can touch anyone else's batch.
         tokens = self._pipeline.count_tokens(item)
         return _Request(item, tokens, None if timeout is None else time.monotonic() + timeout)

@@ -20,7 +20,11 @@ FORMAT_VERSION = 1
 MANIFEST = "untorch.json"
 GOLDEN = "golden.npz"
 
+# Set to 1, folders without a manifest are refused.
+REQUIRE_VERIFIED = "UNTORCH_REQUIRE_VERIFIED"
+
 Verdict = Literal["exact", "close", "failed", "unverified"]
+Trust = Literal["verified", "unverified"]
 
 # Verdicts under which a reduced-precision variant may stand in for fp32 without being asked for by name.
 _TRUSTED: tuple[Verdict, ...] = ("exact", "close")
@@ -218,6 +222,11 @@ def _inside(name: str, where: str) -> str:
     return name
 
 
+def requires_verified() -> bool:
+    """Whether the environment refuses folders without a manifest."""
+    return os.environ.get(REQUIRE_VERIFIED, "0") not in ("", "0")
+
+
 def preferred(variants: Mapping[str, Variant], outputs: Iterable[str] = ()) -> Variant:
     """The variant to take where none is named: int8 if it passed its gate and gives `outputs`, else fp32."""
     int8 = variants.get("int8")
@@ -234,11 +243,16 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def check_size(path: Path) -> None:
+    """Raise FormatError if a config, tokenizer or manifest is larger than any real one."""
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise FormatError(f"{path} is larger than {MAX_JSON_BYTES >> 20} MiB; no config or tokenizer is")
+
+
 def read_json(path: Path) -> Any:
     """Parse a JSON file. Raises FormatError if it is too large, not UTF-8, or not JSON."""
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise FormatError(f"{path} is larger than {MAX_JSON_BYTES >> 20} MiB; no config or tokenizer is")
+        check_size(path)
         return json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{path} is not valid JSON: {error}") from error
@@ -250,7 +264,7 @@ class Bundle:
     `Bundle(path)` reads the manifest where there is one and checks that every file it lists is there with the
     right size; `check()` compares digests. A variant of which no file is there (not downloaded, or deleted to save
     room) is left out. Raises BundleError if the folder holds no model, FormatError or IntegrityError if what it holds
-    is not what it says.
+    is not what it says, IntegrityError for a folder without a manifest where UNTORCH_REQUIRE_VERIFIED=1.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -260,6 +274,11 @@ class Bundle:
         manifest = self.path / MANIFEST
         self.manifest = Manifest.from_json(read_json(manifest), str(manifest)) if manifest.is_file() else None
         if self.manifest is None:
+            if requires_verified():
+                raise IntegrityError(
+                    f"{self.path} has no manifest ({MANIFEST}), and {REQUIRE_VERIFIED} refuses that. "
+                    "Export the checkpoint with `untorch export`, or unset the variable"
+                )
             self.variants = _discover(self.path)
         else:
             self.variants = self._present(self.manifest)
@@ -274,6 +293,11 @@ class Bundle:
     def verified(self) -> bool:
         """Whether a manifest states what this bundle must hold."""
         return self.manifest is not None
+
+    @property
+    def trust(self) -> Trust:
+        """`verified`: a manifest states every file's digest, and loading holds it to them; else `unverified`."""
+        return "verified" if self.verified else "unverified"
 
     @property
     def task(self) -> str | None:
@@ -317,6 +341,14 @@ class Bundle:
                 raise IntegrityError(
                     f"{self.path / name} was altered: its SHA-256 is not the manifest's. Restore it or export again"
                 )
+
+    def identities(self, names: Iterable[str]) -> dict[str, tuple[int, ...]]:
+        """What tells a file from one that was put in its place or written over: device, inode, size and times."""
+        found: dict[str, tuple[int, ...]] = {}
+        for name in names:
+            status = self.file(name).stat()
+            found[name] = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        return found
 
     def _is_own(self, real: Path) -> bool:
         """Whether a path with its links followed belongs to this bundle."""

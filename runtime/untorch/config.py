@@ -48,6 +48,10 @@ _NO_POSITION_TABLE = {
 }
 
 
+# Labels without names; the largest real label sets have some ten thousand, with names.
+_MAX_LABELS = 1_000_000
+
+
 class ModelConfig:
     """Attributes of `config.json`, with transformers' defaults for labels. Unknown names raise AttributeError."""
 
@@ -55,7 +59,7 @@ class ModelConfig:
         self._values = dict(values)
         labels = self._values.get("id2label")
         if labels is None:
-            labels = {index: f"LABEL_{index}" for index in range(int(self._values.get("num_labels", 2)))}
+            labels = {index: f"LABEL_{index}" for index in range(self._count("num_labels", 2, _MAX_LABELS))}
         try:
             self.id2label: dict[int, str] = {int(index): str(label) for index, label in labels.items()}
         except (AttributeError, TypeError, ValueError) as error:
@@ -64,6 +68,12 @@ class ModelConfig:
         self.num_labels = len(self.id2label)
         self.problem_type: str | None = self._values.get("problem_type")
         self.model_type = str(self._values.get("model_type", ""))
+        self._count("vocab_size", 1)
+        self._count("max_position_embeddings", 1)
+        if self.model_type in _OFFSET_POSITIONS:
+            self._count("pad_token_id", 1)
+        if self.max_sequence_length is not None and self.max_sequence_length < 1:
+            raise FormatError("config.json: max_position_embeddings leaves no room for a token")
 
     @classmethod
     def load(cls, folder: Path) -> ModelConfig:
@@ -75,6 +85,15 @@ class ModelConfig:
         if not isinstance(values, dict):
             raise FormatError(f"{path} is not a JSON object")
         return cls(values)
+
+    def _count(self, name: str, default: int, most: int | None = None) -> int:
+        """A whole number that is not negative. Raises FormatError."""
+        value = self.get(name)
+        if value is None:
+            return default
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0 or (most is not None and value > most):
+            raise FormatError(f"config.json: {name} is {value!r}, not a count")
+        return value
 
     def __getattr__(self, name: str) -> Any:
         values = self.__dict__.get("_values", {})

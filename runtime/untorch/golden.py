@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from untorch.errors import FormatError
+
+# Unpacked bytes. Real references are a few megabytes; more is a bomb.
+_MAX_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -42,14 +46,22 @@ def save(path: Path, cases: Sequence[Case]) -> None:
 def load(path: Path) -> list[Case]:
     """Read the cases. Raises FormatError if the file is not such an archive."""
     try:
+        with zipfile.ZipFile(path) as packed:
+            if sum(entry.file_size for entry in packed.infolist()) > _MAX_BYTES:
+                raise ValueError(f"it unpacks to more than {_MAX_BYTES >> 20} MiB")
         with np.load(path, allow_pickle=False) as archive:
             texts = json.loads(archive["cases.json"].tobytes())
+            if not isinstance(texts, list):
+                raise ValueError("its cases.json is not a list")
             cases = [Case({}, {}, text) for text in texts]
             for key in archive.files:
                 if key != "cases.json":
                     index, kind, name = key.split("/", 2)
                     target = cases[int(index)].inputs if kind == "inputs" else cases[int(index)].outputs
                     target[name] = archive[key]
-    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile) as error:
+    except (
+        *(OSError, ValueError, KeyError, IndexError, EOFError, TypeError, AttributeError, MemoryError, RuntimeError),
+        *(zipfile.BadZipFile, zlib.error),
+    ) as error:
         raise FormatError(f"{path} is not a golden.npz: {error}") from error
     return cases

@@ -26,9 +26,10 @@ def open_session(bundle: Bundle, variant: Variant, role: str, *, device: str, th
     if role not in variant.graphs:
         raise TaskError(f"{bundle.path} holds {' and '.join(variant.graphs)} graphs and no {role} graph")
     graph = variant.graphs[role]
+    before = bundle.identities(graph.files)
     # The graph file decides what ONNX Runtime parses, so it is checked before; the weights, which are only mapped
     # then, are read for their digest while the session is built.
-    bundle.check([graph.file])
+    bundle.check(["config.json", graph.file])
     path = bundle.file(graph.file)
     locations = inspection.check(
         path,
@@ -41,6 +42,9 @@ def open_session(bundle: Bundle, variant: Variant, role: str, *, device: str, th
     weights = _DigestCheck(bundle, graph)
     session = Session(path, device=device, threads=threads, optimized=graph.optimized)
     weights.finish()
+    # What was hashed and inspected must be what ONNX Runtime opened.
+    if bundle.identities(graph.files) != before:
+        raise IntegrityError(f"{path} or its weights changed while they were loaded; load the bundle again")
     return session
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ class Session:
         self, graph: Path, *, device: str = "auto", threads: int | None = None, optimized: bool = False
     ) -> None:
         ort = onnxruntime()
+        self._process = os.getpid()
         self.device = resolve_device(device)
         self.threads = threads or usable_cores()
         options = ort.SessionOptions()
@@ -74,12 +76,12 @@ class Session:
 
         Raises UntorchError with ONNX Runtime's own message if the run fails.
         """
+        self._refuse_after_fork()
         try:
             return self._session.run(outputs, feeds)  # type: ignore[no-any-return]
         except Exception as error:
             shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in feeds.items())
             raise UntorchError(f"ONNX Runtime failed on inputs {shapes}: {_first_line(error)}") from error
-
 
     def value(self, array: NDArray[Any]) -> Value:
         """The array as a value on the session's device; on the CPU it is the same memory."""
@@ -93,6 +95,7 @@ class Session:
 
         Raises UntorchError with ONNX Runtime's own message if the run fails.
         """
+        self._refuse_after_fork()
         binding = self._session.io_binding()
         kind, index = self._place
         try:
@@ -111,6 +114,14 @@ class Session:
             raise UntorchError(f"ONNX Runtime failed on inputs {shapes}: {_first_line(error)}") from error
         results = binding.get_outputs()
         return [result.numpy() for result in results[: len(arrays)]], list(results[len(arrays) :])
+
+    def _refuse_after_fork(self) -> None:
+        # ONNX Runtime's threads stay behind in the parent: a run in the child would wait for them forever.
+        if os.getpid() != self._process:
+            raise UntorchError(
+                "this model was loaded before os.fork(), and its threads did not come along. "
+                "Load it in the child process, or start processes with the spawn method"
+            )
 
     @property
     def _place(self) -> tuple[str, int]:

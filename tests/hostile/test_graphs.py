@@ -85,7 +85,7 @@ def test_the_graph_itself_through_a_symbolic_link(folder):
 @pytest.mark.parametrize(("offset", "length"), [(0, 33), (32, 8), (-8, 8), (0, -8), (1 << 62, 8)])
 def test_weights_past_the_end_of_their_file(folder, offset, length):
     (folder / "weights.bin").write_bytes(bytes(32))
-    with pytest.raises((IntegrityError, FormatError), match="past the end|declares"):
+    with pytest.raises((IntegrityError, FormatError), match=r"past the end|declares"):
         load(folder, graph(initializers=[external("weights.bin", offset, length)]))
 
 
@@ -110,10 +110,10 @@ def test_weights_in_an_attribute_are_seen_too(folder):
 @pytest.mark.parametrize("dims", [(1 << 40,), (1 << 31, 1 << 31), (-1,), (1 << 20, 1 << 20, 1 << 20)])
 def test_gigantic_tensors(folder, dims):
     tensor = TensorProto(name="huge", data_type=TensorProto.FLOAT, dims=dims, raw_data=b"\0" * 8)
-    with pytest.raises(FormatError, match="declares|negative"):
+    with pytest.raises(FormatError, match=r"declares|negative"):
         load(folder, graph(initializers=[tensor]))
     (folder / "weights.bin").write_bytes(bytes(8))
-    with pytest.raises(FormatError, match="declares|negative"):
+    with pytest.raises(FormatError, match=r"declares|negative"):
         load(folder, graph(initializers=[external("weights.bin", dims=dims)]))
 
 

@@ -55,7 +55,7 @@ def test_a_truncated_file_is_named(copy, name):
         Bundle(copy)
 
 
-@pytest.mark.parametrize("name", ["onnx/model.onnx", "onnx/model.onnx_data", "tokenizer.json", "config.json"])
+@pytest.mark.parametrize("name", ["onnx/head.onnx", "onnx/model.onnx_data", "tokenizer.json", "config.json"])
 def test_an_altered_file_is_caught_before_the_first_answer(copy, name):
     content = bytearray((copy / name).read_bytes())
     content[len(content) // 2] ^= 1

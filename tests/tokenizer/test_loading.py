@@ -141,7 +141,7 @@ def test_special_tokens_may_be_objects(tiny_folder):
         (lambda folder: (folder / "tokenizer.json").unlink(), BundleError, "no tokenizer.json"),
         (lambda folder: (folder / "tokenizer.json").write_text("{"), FormatError, "is not a tokenizer"),
         (lambda folder: (folder / "tokenizer_config.json").write_text("[1]"), FormatError, "holds a list"),
-        (lambda folder: (folder / "tokenizer_config.json").write_text("{,"), FormatError, "is not JSON"),
+        (lambda folder: (folder / "tokenizer_config.json").write_text("{,"), FormatError, "is not valid JSON"),
         (lambda folder: edit_json(folder / "tokenizer_config.json", padding_side="up"), InputError, "padding_side"),
         (
             lambda folder: edit_json(

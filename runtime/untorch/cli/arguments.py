@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -10,7 +11,25 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", metavar="T", help="what to do with the texts (default: what the bundle was made for)")
     parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda or cuda:N (default: auto)")
     parser.add_argument("--precision", default="auto", metavar="P", help="auto, fp32, int8, … (default: auto)")
+    add_trust_argument(parser)
     parser.add_argument("--revision", metavar="R", help="a Hub repository's branch, tag or commit")
+
+
+def add_trust_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the argument that says what a bundle must prove."""
+    parser.add_argument(
+        "--trust",
+        action=_SetTrust,
+        choices=("verified", "unverified"),
+        help="verified: refuse a folder without a manifest (default: as UNTORCH_REQUIRE_VERIFIED says)",
+    )
+
+
+class _SetTrust(argparse.Action):
+    """Sets the variable, so that all that is loaded, in worker processes too, is under the same policy."""
+
+    def __call__(self, parser: object, namespace: object, values: object, option_string: object = None) -> None:
+        os.environ["UNTORCH_REQUIRE_VERIFIED"] = "1" if values == "verified" else "0"
 
 
 def split_bundle(words: list[str]) -> tuple[str | None, list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
+from untorch.bundle import REQUIRE_VERIFIED, requires_verified
 from untorch.diagnosis import diagnose
 
 HELP = "show what is installed, which devices work, and what would be used"
@@ -18,6 +19,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Diagnose; 0 if a model could run here, 1 if not."""
     report = diagnose()
+    allowed = "refused" if requires_verified() else "allowed"
+    report["trust"] = {"unverified folders": f"{allowed} ({REQUIRE_VERIFIED})"}
     if args.json:
         print(json.dumps(report))
     else:

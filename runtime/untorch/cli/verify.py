@@ -21,10 +21,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Verify; 0 if everything holds, 1 if not."""
-    report = verify(Bundle(resolve(args.bundle)), device=args.device)
+    bundle = Bundle(resolve(args.bundle))
+    report = verify(bundle, device=args.device)
     if args.json:
-        print(json.dumps(report.to_json()))
+        print(json.dumps({**report.to_json(), "trust": bundle.trust}))
         return 0 if report.passed else 1
+    print(f"trust      {bundle.trust}")
     print(f"files      {report.files} with the manifest's size and SHA-256")
     for replay in report.replays:
         print(

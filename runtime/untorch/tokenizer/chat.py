@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from untorch.errors import DependencyError, InputError
@@ -51,24 +49,22 @@ def render(
 ) -> str:
     """The text of one chat. Raises InputError for what the template refuses, DependencyError without jinja2."""
     compiled = _compiled(template)
-    from jinja2 import TemplateError
-
     messages: Any = conversation
     if continue_final_message:
         messages = deepcopy(list(conversation))
         final = _mark(messages[-1])
     try:
-        text = str(
-            compiled.render(
-                messages=messages,
-                tools=tools,
-                documents=documents,
-                add_generation_prompt=add_generation_prompt,
+        text = compiled(
+            {
+                "messages": messages,
+                "tools": tools,
+                "documents": documents,
+                "add_generation_prompt": add_generation_prompt,
                 **variables,
-            )
+            }
         )
-    except TemplateError as error:
-        raise InputError(f"the chat template refuses the chat: {error}") from error
+    except Exception as error:  # a template is foreign code: whatever it raises is its refusal
+        raise InputError(f"the chat template refuses the chat: {str(error) or type(error).__name__}") from error
     if not continue_final_message:
         return text
     if final.strip() not in text or _MARK.strip() not in text:
@@ -93,50 +89,19 @@ def _mark(message: dict[str, Any]) -> str:
 
 
 @lru_cache
-def _compiled(template: str) -> Any:
+def _compiled(template: str) -> Callable[[dict[str, Any]], str]:
     try:
-        import jinja2
-        from jinja2.ext import Extension
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
+        from untorch.tokenizer.sandbox import Sandbox
     except ImportError as error:
         raise DependencyError("chat templates need jinja2. Run: pip install 'untorch[chat]'") from error
 
-    class Generation(Extension):
-        """Lets a template mark what the assistant said with `{% generation %}`; the mark has no effect."""
-
-        tags = {"generation"}  # noqa: RUF012  # jinja2's own declaration
-
-        def parse(self, parser: Any) -> Any:
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return jinja2.nodes.CallBlock(self.call_method("_body"), [], [], body).set_lineno(line)
-
-        def _body(self, caller: Callable[[], str]) -> str:
-            return caller()
-
-    def refuse(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    def to_json(
-        value: Any,
-        ensure_ascii: bool = False,
-        indent: int | None = None,
-        separators: tuple[str, str] | None = None,
-        sort_keys: bool = False,
-    ) -> str:
-        # Jinja's own filter escapes for HTML.
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = to_json
-    environment.globals["raise_exception"] = refuse
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    sandbox = Sandbox()
     try:
-        return environment.from_string(template)
-    except jinja2.TemplateSyntaxError as error:
-        raise InputError(f"the chat template is malformed, line {error.lineno}: {error.message}") from error
+        return partial(sandbox.render, sandbox.template(template))
+    except Exception as error:  # besides jinja2's own, whatever Python says of the code made of it: nested too deeply
+        number = getattr(error, "lineno", None)
+        line = f", line {number}" if number else ""
+        raise InputError(f"the chat template is malformed{line}: {str(error) or type(error).__name__}") from error
 
 
 class ChatTemplates:

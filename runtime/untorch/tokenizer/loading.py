@@ -7,7 +7,6 @@ files disagree, the one transformers 4.57.6 would believe is believed.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as RustTokenizer
 
+from untorch.bundle import check_size, read_json
 from untorch.errors import BundleError, FormatError, InputError
 from untorch.tokenizer.adjustments import adjust
 from untorch.tokenizer.families import FAMILIES, GENERIC, Family, implied_additional_tokens
@@ -58,9 +58,12 @@ def load(folder: Path, overrides: Mapping[str, Any], name_or_path: str | None = 
             f"{folder} has no tokenizer.json; write one where transformers is installed, with "
             "AutoTokenizer.from_pretrained(…).save_pretrained(…)"
         )
+    check_size(path)
     try:
         tokenizer = RustTokenizer.from_file(str(path))
-    except Exception as error:  # The binding raises bare Exception.
+    except BaseException as error:  # The binding raises bare Exception, and a panic in Rust is not even that.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise FormatError(f"{path} is not a tokenizer: {error}") from error
 
     config = _read(folder / "tokenizer_config.json")
@@ -106,10 +109,7 @@ def check_side(name: str, value: object) -> str:
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise FormatError(f"{path} is not JSON: {error}") from error
+    content = read_json(path)
     if not isinstance(content, dict):
         raise FormatError(f"{path} holds a {type(content).__name__}, not an object")
     return content

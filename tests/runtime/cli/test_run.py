@@ -116,7 +116,7 @@ def test_truncation_is_asked_for(tiny_bundle, capsys):
     ("arguments", "message"),
     [
         (["run", "--task", "image-classification", "x"], "unknown task"),
-        (["bogus"], "unknown command 'bogus'; choose doctor, explain"),
+        (["bogus"], "unknown command 'bogus'; choose bench, doctor, explain"),
         (["verify", "/nowhere"], "no folder /nowhere"),
         (["explain", "one", "two"], "explain takes one text"),
     ],

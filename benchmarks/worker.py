@@ -1,0 +1,206 @@
+"""One engine with one model in its own process: reads commands as JSON lines, answers with raw samples.
+
+    python -m benchmarks.worker PEER MODEL FOLDER
+
+The first line out says that the model is loaded. With `--once TEXT` it answers that text, says so and ends: a cold
+start, timed from outside.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers import EMBEDDING, Engine, Model, load, peers
+
+_clock = time.perf_counter
+
+
+def resident(peak: bool = False) -> int:
+    """Resident memory of this process in bytes, or the most it ever was."""
+    key = "VmHWM:" if peak else "VmRSS:"
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(key):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def answers(engine: Engine, task: str, texts: list[str]) -> list[Any]:
+    """What the engine says, as plain data: [label, score] or a vector a text."""
+    given = engine.call(texts)
+    if task == EMBEDDING:
+        return [[float(value) for value in vector] for vector in given]
+    return [[label, float(score)] for label, score in given]
+
+
+def latency(engine: Engine, texts: list[str], calls: int) -> list[float]:
+    """Seconds of each call with one text, after a few to warm up."""
+    for number in range(min(5, calls)):
+        engine.call([texts[number % len(texts)]])
+    samples = []
+    for number in range(calls):
+        text = [texts[number % len(texts)]]
+        start = _clock()
+        engine.call(text)
+        samples.append(_clock() - start)
+    return samples
+
+
+def throughput(engine: Engine, texts: list[str]) -> float:
+    """Seconds for all texts in one call."""
+    start = _clock()
+    engine.call(texts)
+    return _clock() - start
+
+
+def callers(engine: Engine, texts: list[str], count: int, seconds: float) -> dict[str, Any]:
+    """`count` threads send one text at a time for so long. Seconds of each call, and the true duration of it all."""
+    import threading
+
+    lock = threading.Lock()
+
+    def locked(text: str) -> Any:
+        with lock:
+            return engine.call([text])
+
+    answer = engine.alone or locked
+    answer(texts[0])
+    samples: list[list[float]] = [[] for _ in range(count)]
+    errors: list[str] = []
+    barrier = threading.Barrier(count + 1)
+
+    def caller(number: int) -> None:
+        barrier.wait()
+        end = _clock() + seconds
+        turn = number
+        while (start := _clock()) < end:
+            try:
+                answer(texts[turn % len(texts)])
+            except Exception as error:
+                errors.append(f"{type(error).__name__}: {error}")
+                return
+            samples[number].append(_clock() - start)
+            turn += count
+
+    threads = [threading.Thread(target=caller, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    barrier.wait()
+    start = _clock()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise RuntimeError(f"{len(errors)} of {count} callers failed: {errors[0]}")
+    return {"seconds": _clock() - start, "samples": [sample for one in samples for sample in one]}
+
+
+def memory(engine: Engine, texts: list[str], seconds: float, step: int) -> list[list[float]]:
+    """[texts answered, resident bytes] after every `step` texts, until all are done or time is up."""
+    end = _clock() + seconds
+    course = [[0, resident()]]
+    for start in range(0, len(texts), step):
+        engine.call(texts[start : start + step])
+        course.append([min(start + step, len(texts)), resident()])
+        if _clock() > end:
+            break
+    return course
+
+
+def overhead(engine: Engine, folder: Path, texts: list[str], calls: int) -> dict[str, list[float]]:
+    """For untorch: seconds of whole calls, of ONNX Runtime inside each, and of the tokenizer alone on the same text."""
+    import onnxruntime
+    from tokenizers import Tokenizer
+
+    inside = [0.0]
+    session = onnxruntime.InferenceSession
+
+    def timed(name: str) -> None:
+        original = getattr(session, name)
+
+        def run(*arguments: Any, **keywords: Any) -> Any:
+            start = _clock()
+            try:
+                return original(*arguments, **keywords)
+            finally:
+                inside[0] += _clock() - start
+
+        setattr(session, name, run)
+
+    for name in ("run", "run_with_iobinding", "run_with_ort_values"):
+        timed(name)
+    tokenizer = Tokenizer.from_file(str(folder / "untorch" / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    whole, running, tokenizing = [], [], []
+    for number in range(calls + 20):
+        text = texts[number % len(texts)]
+        inside[0] = 0.0
+        start = _clock()
+        engine.extra([text])
+        end = _clock()
+        tokenizer.encode_batch_fast([text])
+        done = _clock()
+        if number >= 20:
+            whole.append(end - start)
+            running.append(inside[0])
+            tokenizing.append(done - end)
+    if not any(running):
+        raise RuntimeError("ONNX Runtime was not seen running, so nothing can be told apart")
+    return {"whole": whole, "session": running, "tokenizer": tokenizing}
+
+
+def _do(command: dict[str, Any], engine: Engine, model: Model) -> Any:
+    kind = command.pop("do")
+    if kind == "answers":
+        return answers(engine, model.task, **command)
+    if kind == "overhead":
+        return overhead(engine, model.folder, **command)
+    if kind == "memory_now":
+        return {"resident": resident(), "peak": resident(peak=True)}
+    return {"latency": latency, "throughput": throughput, "callers": callers, "memory": memory}[kind](engine, **command)
+
+
+def main(name: str, model_name: str, task: str, folder: str, once: str | None = None) -> None:
+    """Load, then answer commands until stdin ends."""
+    # What libraries print must not come between the answers.
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def say(message: dict[str, Any]) -> None:
+        out.write(json.dumps(message) + "\n")
+        out.flush()
+
+    model = Model(model_name, task, Path(folder))
+    start = _clock()
+    try:
+        engine = load(next(peer for peer in peers() if peer.name == name), model)
+        first = answers(engine, task, [once or "a text to begin with"])
+    except Exception as error:
+        say({"error": _reason(error)})
+        return
+    say({"ready": _clock() - start, "peak": resident(peak=True), "first": first[0][0] if task != EMBEDDING else None})
+    if once is not None:
+        return
+    for line in sys.stdin:
+        try:
+            say({"result": _do(json.loads(line), engine, model)})
+        except Exception as error:
+            say({"error": _reason(error)})
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"[:400]
+
+
+if __name__ == "__main__":
+    arguments = sys.argv[1:]
+    text = arguments[arguments.index("--once") + 1] if "--once" in arguments else None
+    main(*arguments[:4], text)
+    sys.stdout.flush()
+    # Some engines' threads do not end by themselves.
+    os._exit(0)

@@ -123,10 +123,29 @@ def _onnxruntime(kind: str) -> Callable[..., Callable[[], Any]]:
     return make
 
 
+def _openvino(precision: str) -> Callable[..., Callable[[], Any]]:
+    def make(rows: int, inner: int, columns: int) -> Callable[[], Any]:
+        import numpy as np
+        import openvino
+        from openvino import opset13
+
+        rng = np.random.default_rng(0)
+        x = opset13.parameter([rows, inner], np.float32)
+        product = opset13.matmul(x, opset13.constant(rng.random((inner, columns), np.float32)), False, False)
+        settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": THREADS}
+        request = openvino.compile_model(openvino.Model([product], [x]), "CPU", settings).create_infer_request()
+        request.set_input_tensor(openvino.Tensor(rng.random((rows, inner), np.float32)))
+        return request.infer
+
+    return make
+
+
 _CANDIDATES = (
     ("fp32", "PyTorch", _torch("fp32")),
     ("fp32", "ONNX Runtime", _onnxruntime("fp32")),
+    ("fp32", "OpenVINO", _openvino("f32")),
     ("bf16", "PyTorch", _torch("bf16")),
+    ("bf16", "OpenVINO", _openvino("bf16")),
     ("int8", "PyTorch", _torch("int8")),
     ("int8", "ONNX Runtime", _onnxruntime("int8")),
 )

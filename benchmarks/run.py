@@ -17,7 +17,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,8 @@ class Budget:
     plans may take as long as they need for all texts of the memory workload, up to `memory`.
     """
 
-    rounds: int = 3
-    latency_calls: int = 170
+    rounds: int = 2
+    latency_calls: int = 250
     throughput: float = 3.0
     throughput_small: float = 1.5
     by_length: float = 0.5
@@ -358,6 +358,7 @@ def main() -> None:
     parser.add_argument("--only", default="", metavar="P,P", help="peers (default: all)")
     parser.add_argument("--workload", default="", metavar="W,W", help=f"of {', '.join(ALL)} (default: all)")
     parser.add_argument("--model", default="", metavar="M,M", help=f"of {', '.join(models.TASKS)} (default: all)")
+    parser.add_argument("--rounds", type=int, metavar="N", help="rounds through all peers (default: 2)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="default: benchmarks/results/cpu-DATE.json")
     arguments = parser.parse_args()
     wanted = "".join(_listed(arguments.workload, list(ALL), "workload"))
@@ -369,12 +370,18 @@ def main() -> None:
         command = [sys.executable, "-m", "benchmarks.models", name]
         path = os.pathsep.join(str(environments.ROOT / folder) for folder in ("", "runtime", "export"))
         subprocess.run(command, cwd=environments.ROOT, env=environment(PYTHONPATH=path), check=False)
-    run = Run(QUICK if arguments.quick else Budget(), wanted, only, arguments.quick)
-    run.go(names)
+    budget = QUICK if arguments.quick else Budget()
+    if arguments.rounds:
+        budget = replace(budget, rounds=arguments.rounds)
+    run = Run(budget, wanted, only, arguments.quick)
     stem = "quick" if arguments.quick else f"cpu-{datetime.date.today():%Y-%m-%d}"
     output = arguments.output or RESULTS / f"{stem}.json"
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(run.results, ensure_ascii=False, separators=(",", ":")) + "\n")
+    try:
+        run.go(names)
+    finally:
+        # Half an hour's samples are worth keeping when the last engine fails or somebody has to go.
+        output.write_text(json.dumps(run.results, ensure_ascii=False, separators=(",", ":")) + "\n")
     page = report.write(output)
     _say(f"{output} and {page.name} after {run.results['seconds']:.0f} s")
 

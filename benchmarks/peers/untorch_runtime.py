@@ -24,7 +24,7 @@ PEERS = (
         (CLASSIFICATION,),
         "untorch.Batcher around the int8 pipeline; callers share batches",
         "untorch_runtime",
-        tuple((name, "Batcher is for concurrent callers") for name in "LTSM"),
+        tuple((name, "Batcher is for concurrent callers") for name in "LTSMR"),
     ),
 )
 

@@ -11,9 +11,6 @@ from untorch_export.attention import fuse_attention
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-# Encoders whose attention, traced with its mask, is known to fuse in every layer.
-FUSES = ("bert", "distilbert", "roberta", "electra")
-
 
 def fuse(path: Path, config: dict[str, Any]) -> ModelProto:
     """The fp32 graph of `path` with one `MultiHeadAttention` node a layer.

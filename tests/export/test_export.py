@@ -199,7 +199,8 @@ def test_layers_that_share_their_weights_keep_their_own_outliers(tmp_path):
     """ALBERT's layers are one layer, whose activations differ each time round."""
     checkpoint = family(tmp_path / "albert", "Albert", hidden_size=32, embedding_size=16, num_hidden_layers=3)
     int8 = export(checkpoint, tmp_path / "bundle").variants["int8"]
-    assert int8.verdict == "close"
+    # With the first layer's outliers in every layer it is more than 2.
+    assert int8.parity["outputs"]["last_hidden_state"]["max_abs_difference"] < 0.6
     assert int8.extra["fused_layers"] == int8.extra["layers"] == 3
 
 

@@ -46,7 +46,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Export, and print a table of the variants. Returns the exit code; raises UntorchError for a wrong call."""
-    from untorch_export.export import export
+    try:
+        from untorch_export.export import export
+    except ModuleNotFoundError as error:
+        raise DependencyError(f'exporting needs {error.name}: pip install "untorch[export]"') from error
 
     with _progress() as progress:
         try:

@@ -123,6 +123,7 @@ def test_without_jinja2_the_error_names_the_extra(tokenizers, monkeypatch):
         return original(name, *arguments, **options)
 
     chat._compiled.cache_clear()
+    monkeypatch.delitem(sys.modules, "untorch.tokenizer.sandbox", raising=False)
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(DependencyError, match=r"pip install 'untorch\[chat\]'"):
         tokenizers[0].apply_chat_template(CHATS[0])

@@ -61,6 +61,8 @@ class _DigestCheck:
             bundle.check(graph.data)
         except IntegrityError as error:
             self._error = error
+        except OSError as error:  # it went away between being found and being read
+            self._error = IntegrityError(f"{bundle.path} changed while it was loaded: {error}; load it again")
 
     def finish(self) -> None:
         self._thread.join()

@@ -29,6 +29,9 @@ Trust = Literal["verified", "unverified"]
 # Verdicts under which a reduced-precision variant may stand in for fp32 without being asked for by name.
 _TRUSTED: tuple[Verdict, ...] = ("exact", "close")
 
+# The reduced precision that is fast on each kind of device.
+_OWN = {"cpu": "int8", "cuda": "fp16"}
+
 # A config, tokenizer or manifest larger than this is an attack or a mistake: real ones stay below 40 MB.
 MAX_JSON_BYTES = 128 << 20
 
@@ -122,9 +125,12 @@ class Variant:
         """Every file of every graph, each once."""
         return tuple(dict.fromkeys(name for graph in self.graphs.values() for name in graph.files))
 
-    def role_for(self, outputs: Iterable[str]) -> str:
-        """The role of the graph to run for these outputs: `head` where it gives them all, else `model`."""
-        head = self.graphs.get("head")
+    def role_for(self, outputs: Iterable[str], device: str = "cpu") -> str:
+        """The role of the graph to run for these outputs: `head` where it gives them all, else `model`.
+
+        OpenVINO takes standard operators only, which are those of fp32's `model`.
+        """
+        head = self.graphs.get("head") if device != "openvino" else None
         return "head" if head and {tensor.name for tensor in head.outputs}.issuperset(outputs) else "model"
 
     def to_json(self) -> dict[str, Any]:
@@ -227,13 +233,16 @@ def requires_verified() -> bool:
     return os.environ.get(REQUIRE_VERIFIED, "0") not in ("", "0")
 
 
-def preferred(variants: Mapping[str, Variant], outputs: Iterable[str] = ()) -> Variant:
-    """The variant to take where none is named: int8 if it passed its gate and gives `outputs`, else fp32."""
-    int8 = variants.get("int8")
-    if int8 is not None and int8.verdict in _TRUSTED:
-        names = {tensor.name for graph in int8.graphs.values() for tensor in graph.outputs}
+def preferred(variants: Mapping[str, Variant], outputs: Iterable[str] = (), device: str = "cpu") -> Variant:
+    """The variant to take where none is named: the device's own if it passed its gate and gives `outputs`, else fp32.
+
+    That is int8 on the CPU and fp16 on a card; OpenVINO chooses its precision itself, from fp32.
+    """
+    variant = variants.get(_OWN.get(device.partition(":")[0], "fp32"))
+    if variant is not None and variant.verdict in _TRUSTED:
+        names = {tensor.name for graph in variant.graphs.values() for tensor in graph.outputs}
         if names.issuperset(outputs):
-            return int8
+            return variant
     return variants.get("fp32") or next(iter(variants.values()))
 
 

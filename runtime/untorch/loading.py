@@ -8,13 +8,43 @@ from pathlib import PurePosixPath
 
 from untorch import inspection
 from untorch.bundle import Bundle, Graph, Variant, preferred
-from untorch.errors import IntegrityError, TaskError
+from untorch.errors import DeviceError, IntegrityError, TaskError
+from untorch.providers import announce, on_cpu, resolve_device
 from untorch.session import Session
 
 
-def choose_variant(bundle: Bundle, precision: str, outputs: Sequence[str] = ()) -> Variant:
-    """The variant that `precision` stands for; `auto` is the preferred one that has `outputs`."""
-    return preferred(bundle.variants, outputs) if precision == "auto" else bundle.variant(precision)
+def choose_variant(bundle: Bundle, precision: str, outputs: Sequence[str] = (), device: str = "cpu") -> Variant:
+    """The variant that `precision` stands for; `auto` is the device's preferred one that has `outputs`."""
+    return preferred(bundle.variants, outputs, device) if precision == "auto" else bundle.variant(precision)
+
+
+def open_model(
+    bundle: Bundle,
+    precision: str,
+    outputs: Sequence[str],
+    *,
+    device: str,
+    threads: int | None,
+    roles: Sequence[str] = (),
+) -> tuple[Variant, list[Session]]:
+    """The variant that `precision` stands for on `device`, and sessions of its `roles` (default: what gives `outputs`).
+
+    With the device `auto`, a card that turns out not to run the graphs is left for the CPU, and the log says why.
+    Raises what `open_session` raises.
+    """
+    taken = resolve_device(device)
+    while True:
+        variant = choose_variant(bundle, precision, outputs, taken)
+        try:
+            return variant, [
+                open_session(bundle, variant, role, device=taken, threads=threads)
+                for role in roles or (variant.role_for(outputs, taken),)
+            ]
+        except DeviceError as error:
+            if device != "auto" or taken == "cpu":
+                raise
+            taken = on_cpu(error)
+            announce(taken)
 
 
 def open_session(bundle: Bundle, variant: Variant, role: str, *, device: str, threads: int | None) -> Session:

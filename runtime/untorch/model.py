@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from untorch.bundle import Bundle, Variant
 from untorch.config import ModelConfig
 from untorch.errors import InputError, SequenceTooLongError, TaskError
-from untorch.loading import choose_variant, open_session
+from untorch.loading import open_model
 from untorch.outputs import BaseModelOutput, ModelOutput
 from untorch.session import Session
 
@@ -54,9 +54,9 @@ class AutoModel:
     ) -> Self:
         """Load a bundle: a folder, an installed model package's name, or a Hub id.
 
-        `precision="auto"` takes int8 on the CPU where its parity gate was passed, else fp32. Digests are compared
-        with the manifest's while ONNX Runtime opens the graph. Raises BundleError, TaskError (the
-        bundle has no such head) or DeviceError.
+        `precision="auto"` takes int8 on the CPU and fp16 on a card where its parity gate was passed, else fp32.
+        Digests are compared with the manifest's while ONNX Runtime opens the graph. Raises BundleError, TaskError
+        (the bundle has no such head) or DeviceError.
         """
         from untorch.hub import resolve
 
@@ -72,8 +72,7 @@ class AutoModel:
         cls, bundle: Bundle, *, device: str = "auto", precision: str = "auto", threads: int | None = None
     ) -> Self:
         """Load an opened bundle; see `from_pretrained`."""
-        variant = choose_variant(bundle, precision, cls.output_names)
-        session = open_session(bundle, variant, variant.role_for(cls.output_names), device=device, threads=threads)
+        variant, [session] = open_model(bundle, precision, cls.output_names, device=device, threads=threads)
         outputs = {tensor.name: len(tensor.axes) for tensor in session.outputs}
         other_task = cls.tasks and bundle.task and bundle.task not in cls.tasks
         if other_task or any(outputs.get(name) != cls.output_rank for name in cls.output_names):
@@ -82,12 +81,21 @@ class AutoModel:
                 f"{', '.join(outputs)}; {cls.__name__} needs {cls.head} ({', '.join(cls.output_names)}). "
                 "Export the checkpoint with a task that has this head"
             )
-        return cls(bundle, session, variant, ModelConfig.load(bundle.path))
+        config = ModelConfig.load(bundle.path)
+        session.capture(config.max_sequence_length, {"input_ids": config.get("pad_token_id") or 0})
+        return cls(bundle, session, variant, config)
 
     @property
     def device(self) -> str:
-        """Where the model runs: `cpu` or `cuda:N`."""
+        """Where the model runs: `cpu`, `cuda:N` or `openvino`. Its `reason` says why it was taken."""
         return self.session.device
+
+    def warmup(self) -> None:
+        """Do now what the first calls would: allocate, and on a card capture the CUDA graphs of small batches.
+
+        Captured graphs serve the thread that captured them.
+        """
+        self.session.warmup(self.output_names)
 
     @property
     def callers(self) -> int:

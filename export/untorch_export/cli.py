@@ -32,7 +32,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="DIR", type=Path, required=True, help="where the bundle goes")
     parser.add_argument("--task", help=f"default: what the architecture names; one of {', '.join(TASKS)}")
     parser.add_argument(
-        "--precision", metavar="P,P", default="fp32,int8", help="variants to write, by commas (default: fp32,int8)"
+        "--precision",
+        metavar="P,P",
+        default="fp32,int8",
+        help="variants to write, by commas: fp32, int8 (for CPUs), fp16 (for cards) (default: fp32,int8)",
     )
     parser.add_argument("--revision", metavar="R", help="branch, tag or commit of a Hub id")
     parser.add_argument("--eval", metavar="FILE", type=Path, help="labelled texts (tab-separated: sentence, label)")

@@ -23,13 +23,15 @@ from untorch_export.checkpoint import Checkpoint, load
 from untorch_export.convert import convert
 from untorch_export.errors import ExportError, ExportWarning, GateError
 from untorch_export.parity import Parity, Run, measure
+from untorch_export.precision import to_fp16
 from untorch_export.quantize import calibration_batches, find_outliers, quantize_int8
 from untorch_export.reference import Arrays, Reference, write_golden
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-PRECISIONS = ("fp32", "int8")
+PRECISIONS = ("fp32", "int8", "fp16")
+DEFAULT_PRECISIONS = ("fp32", "int8")
 
 # (step, done, total): called as a step goes on; done == total when it is over.
 Progress = Callable[[str, int, int], None]
@@ -52,7 +54,7 @@ def export(
     output: str | os.PathLike[str],
     *,
     task: str | None = None,
-    precisions: Sequence[str] = PRECISIONS,
+    precisions: Sequence[str] = DEFAULT_PRECISIONS,
     revision: str | None = None,
     random_init: bool = False,
     seed: int = 0,
@@ -128,6 +130,10 @@ def _build(
     variants = {}
     if "fp32" in precisions:
         variants["fp32"] = Variant("fp32", {"model": graph.describe(source, bundle, inputs, outputs)})
+    if "fp16" in precisions:
+        progress("halve", 0, 1)
+        variants["fp16"] = _halved(checkpoint, source, bundle, inputs, outputs)
+        progress("halve", 1, 1)
     if checkpoint.task.answer != "row" and "int8" not in precisions:
         return variants
     progress("fuse", 0, 1)
@@ -164,12 +170,14 @@ def _with_head(variant: Variant, head: ModelProto | None, bundle: Path) -> Varia
 
 def _possible(checkpoint: Checkpoint, precisions: Sequence[str]) -> Sequence[str]:
     """The precisions that can be made of this checkpoint. Raises ExportError if none can."""
-    if checkpoint.task.answer != "next" or "int8" not in precisions:
+    missing = [name for name in precisions if name != "fp32"]
+    if checkpoint.task.answer != "next" or not missing:
         return precisions
+    none_yet = f"{checkpoint.task.name} has no {' or '.join(missing)} variant yet"
     if "fp32" not in precisions:
-        raise ExportError(f"{checkpoint.task.name} has no int8 variant yet; export it with --precision fp32")
-    warnings.warn(f"{checkpoint.task.name} has no int8 variant yet: fp32 only", ExportWarning, stacklevel=3)
-    return [name for name in precisions if name != "int8"]
+        raise ExportError(f"{none_yet}; export it with --precision fp32")
+    warnings.warn(f"{none_yet}: fp32 only", ExportWarning, stacklevel=3)
+    return ["fp32"]
 
 
 def _decoder(checkpoint: Checkpoint, bundle: Path, progress: Progress) -> Variant:
@@ -207,6 +215,20 @@ def _quantized(
         )
     whole = Variant("int8", {"model": described}, extra={"layers": layers, "fused_layers": count})
     return _with_head(whole, quantize_int8(head, outliers) if head else None, bundle)
+
+
+def _halved(
+    checkpoint: Checkpoint, source: Path, bundle: Path, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]
+) -> Variant:
+    """The fp16 variant, fused as a card wants it. Compared here on the CPU, whose sums are not a card's."""
+    fused = optimize.fuse(source, checkpoint.config, device="cuda")
+    head = prune.head_only(fused, "logits") if checkpoint.task.answer == "row" else None
+    path = bundle / "onnx" / "model_fp16.onnx"
+    graph.save(to_fp16(fused), path)
+    described = graph.describe(path, bundle, inputs, outputs, optimized=True)
+    counts = {"layers": optimize.layers(checkpoint.config), "fused_layers": optimize.fused_attention(described.fused)}
+    whole = Variant("fp16", {"model": described}, extra={**counts, "compared_on": "cpu"})
+    return _with_head(whole, to_fp16(head) if head else None, bundle)
 
 
 def _calibration(checkpoint: Checkpoint, inputs: tuple[Tensor, ...]) -> list[Arrays]:

@@ -19,7 +19,7 @@ SELECTED = ".selected"
 # Operators whose output row i depends on row i alone of each input that has rows.
 _ROW_BY_ROW = {
     "Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Tanh", "Erf", "Gelu", "FastGelu", "QuickGelu", "Relu", "Sigmoid",
-    "Cast", "LayerNormalization", "Identity",
+    "Cast", "LayerNormalization", "SkipLayerNormalization", "BiasGelu", "Identity",
 }  # fmt: skip
 
 

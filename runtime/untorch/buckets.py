@@ -41,12 +41,12 @@ class Bucket:
 
 
 def ladder(limit: int | None) -> tuple[Bucket, ...]:
-    """Every bucket for a model that takes rows of at most `limit` tokens (None: no limit), fewest tokens first.
+    """Every bucket for a model that takes rows of at most `limit` tokens (None: any number), fewest tokens first.
 
     The longest length is the limit itself where it is below the ladder's end, so that every short batch has a place.
     """
     longest = LENGTHS[-1] if limit is None else min(limit, LENGTHS[-1])
-    lengths = sorted({*(length for length in LENGTHS if length < longest), longest})
+    lengths = sorted({*(length for length in LENGTHS if length < longest), longest} - {0})
     found = [Bucket(batch, length) for batch in BATCHES for length in lengths]
     kept = [bucket for bucket in found if bucket.tokens <= MAX_TOKENS]
     return tuple(sorted(kept, key=lambda bucket: (bucket.tokens, bucket.batch)))
@@ -94,6 +94,14 @@ def packing_pays(tokens: int, padded: int) -> bool:
     return padded >= PACKING_TOKENS and padded - tokens >= PACKING_SHARE * padded
 
 
-def real_tokens(mask: Array) -> int:
-    """Tokens that a mask (rows, tokens) counts in."""
-    return int(np.count_nonzero(mask))
+def packs(mask: Array) -> bool:
+    """Whether the padding of a batch with this mask (rows, tokens) can be removed, and removing it pays.
+
+    It can be where every row has a token and its padding is all on the right.
+    """
+    if mask.ndim != 2:
+        return False
+    counts = np.count_nonzero(mask, axis=1)
+    if not packing_pays(int(counts.sum()), mask.size) or not counts.all():
+        return False
+    return bool(np.array_equal(mask != 0, np.arange(mask.shape[1]) < counts[:, None]))

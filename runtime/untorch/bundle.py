@@ -29,6 +29,9 @@ Trust = Literal["verified", "unverified"]
 # Verdicts under which a reduced-precision variant may stand in for fp32 without being asked for by name.
 _TRUSTED: tuple[Verdict, ...] = ("exact", "close")
 
+# How the name of a variant ends whose layers have no padding. It is for cards, and there beside the one without it.
+PACKED = "_packed"
+
 # The reduced precision that is fast on each kind of device.
 _OWN = {"cpu": "int8", "cuda": "fp16"}
 

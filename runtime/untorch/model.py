@@ -10,10 +10,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from untorch.bundle import Bundle, Variant
+from untorch import buckets
+from untorch.bundle import PACKED, Bundle, Variant
 from untorch.config import ModelConfig
 from untorch.errors import InputError, SequenceTooLongError, TaskError
-from untorch.loading import open_model
+from untorch.loading import open_model, open_session
 from untorch.outputs import BaseModelOutput, ModelOutput
 from untorch.session import Session
 
@@ -38,6 +39,8 @@ class AutoModel:
     def __init__(self, bundle: Bundle, session: Session, variant: Variant, config: ModelConfig) -> None:
         self.bundle = bundle
         self.session = session
+        # The same model without padding in its layers, for batches that have much of it; on a card only.
+        self.packed: Session | None = None
         self.precision = variant.precision
         self.config = config
         self.input_names = tuple(tensor.name for tensor in session.inputs)
@@ -82,8 +85,17 @@ class AutoModel:
                 "Export the checkpoint with a task that has this head"
             )
         config = ModelConfig.load(bundle.path)
-        session.capture(config.max_sequence_length, {"input_ids": config.get("pad_token_id") or 0})
-        return cls(bundle, session, variant, config)
+        shapes = config.max_sequence_length, {"input_ids": config.get("pad_token_id") or 0}
+        model = cls(bundle, session, variant, config)
+        if variant.precision.endswith(PACKED):
+            model.packed = session
+            plain = bundle.variant(variant.precision.removesuffix(PACKED))
+            role = plain.role_for(cls.output_names, session.device)
+            model.session = open_session(bundle, plain, role, device=session.device, threads=threads)
+            model.session.capture(*shapes)
+        else:
+            session.capture(*shapes)
+        return model
 
     @property
     def device(self) -> str:
@@ -125,12 +137,13 @@ class AutoModel:
         """
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids, **inputs}
         feeds = self._check({name: value for name, value in given.items() if value is not None})
-        names = self.output_names
-        return self.output_class(zip(names, self.session.run(feeds, names), strict=True))
+        return self.output_class(zip(self.output_names, AutoModel.forward(self, feeds), strict=True))
 
     def forward(self, feeds: Mapping[str, Array]) -> list[Array]:
         """Run arrays that are known to be good, in the graph's own dtypes; this head's outputs in order."""
-        return self.session.run(feeds, self.output_names)
+        packs = self.packed is not None and buckets.packs(feeds["attention_mask"])
+        session = self.packed if packs and self.packed is not None else self.session
+        return session.run(feeds, self.output_names)
 
     def check_length(self, length: int, what: str = "the sequence") -> None:
         """Raise SequenceTooLongError if a row of `length` tokens does not fit."""

@@ -19,13 +19,20 @@ Forward = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def torch_engine(config: dict[str, Any], device: str, *, attention: str = "sdpa", compiled: str = "") -> Forward:
-    """PyTorch in fp16 (fp32 on a CPU), as it comes or through `torch.compile` in the mode `compiled`."""
+    """PyTorch in fp16 (fp32 on a CPU), as it comes or through `torch.compile` in the mode `compiled`.
+
+    `eager` compiles nothing; it is for smoke runs.
+    """
     import torch
 
     model = models.torch_model(config, attention).to(device)
     if device == "cuda":
         model = model.half()
-    call = torch.compile(model, mode=compiled, dynamic=False) if compiled else model
+    call = model
+    if compiled == "eager":
+        call = torch.compile(model, backend="eager")
+    elif compiled:
+        call = torch.compile(model, mode=compiled, dynamic=False)
 
     def forward(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         given = [torch.from_numpy(array) for array in (ids, mask)]
@@ -54,20 +61,22 @@ def plain_session(bundle: Path, precision: str, device: str) -> Forward:
     session = onnxruntime.InferenceSession(str(bundle / "onnx" / name), options, providers=[provider])
     if session.get_providers()[0] != provider:
         raise RuntimeError(f"{provider} did not start")
-    return _forward(lambda feeds: session.run(["logits"], feeds)[0], [item.name for item in session.get_inputs()])
+    return padded(lambda feeds: session.run(["logits"], feeds)[0], [item.name for item in session.get_inputs()])
 
 
 def untorch_engine(bundle: Path, precision: str, device: str, *, graphs: bool = True) -> Forward:
-    """untorch's model; without `graphs`, no CUDA graph is captured."""
+    """Untorch's model; without `graphs`, no CUDA graph is captured."""
     from untorch import AutoModelForSequenceClassification
 
     model = AutoModelForSequenceClassification.from_pretrained(bundle, device=device, precision=precision)
     if not graphs:
         model.session.capture(0, {})
-    return _forward(lambda feeds: model.forward(feeds)[0], list(model.input_names))
+    return padded(lambda feeds: model.forward(feeds)[0], list(model.input_names))
 
 
-def _forward(run: Callable[[dict[str, np.ndarray]], np.ndarray], names: list[str]) -> Forward:
+def padded(run: Callable[[dict[str, np.ndarray]], np.ndarray], names: list[str]) -> Forward:
+    """An engine from what takes inputs by name; inputs that are neither ids nor mask are zeros."""
+
     def forward(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         given = {"input_ids": ids, "attention_mask": mask}
         return run({name: given.get(name, np.zeros_like(ids)) for name in names})

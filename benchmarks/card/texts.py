@@ -94,11 +94,11 @@ def callers(bundle: Path, config: dict[str, Any], device: str) -> dict[str, Call
     pipe.warmup()
     found: dict[str, Callable[[list[str]], Any]] = {"untorch fp16": pipe}
     for attention in ("sdpa", "eager"):
-        found[f"torch fp16 {attention}"] = _torch_labels(bundle, config, device, attention)
+        found[f"torch fp16 {attention}"] = torch_labels(bundle, config, device, attention)
     return found
 
 
-def _torch_labels(bundle: Path, config: dict[str, Any], device: str, attention: str) -> Callable[[list[str]], Any]:
+def torch_labels(bundle: Path, config: dict[str, Any], device: str, attention: str) -> Callable[[list[str]], Any]:
     """The tokenizer, the model and the argmax, with nothing of a pipeline's around them."""
     from transformers import AutoTokenizer
 
@@ -122,7 +122,7 @@ def streams(bundle: Path, config: dict[str, Any], device: str) -> dict[str, Call
     for precision in ("fp16", *(("fp16_packed",) if device == "cuda" else ())):
         pipe = untorch.pipeline("text-classification", bundle, device=device, precision=precision)
         found[f"untorch {precision}"] = _noted(pipe)
-    labels = _torch_labels(bundle, config, device, "sdpa")
+    labels = torch_labels(bundle, config, device, "sdpa")
     count = counter(str(bundle / "tokenizer.json"))
 
     def torch_stream(texts: list[str], spans: list[Span] | None = None) -> list[Any]:
@@ -179,7 +179,7 @@ def first_answers(bundle: Path, config: dict[str, Any], device: str) -> dict[str
     )
     theirs = (
         f"from pathlib import Path\nfrom benchmarks.card import texts\n"
-        f"print(texts._torch_labels(Path({str(bundle)!r}), {config!r}, {device!r}, 'sdpa')(['a good day']))"
+        f"print(texts.torch_labels(Path({str(bundle)!r}), {config!r}, {device!r}, 'sdpa')(['a good day']))"
     )
     return {"untorch fp16": before + ours + after, "torch fp16 sdpa": before + theirs + after}
 
@@ -200,4 +200,4 @@ def with_options(bundle: Path, device: str, settings: dict[str, str], entries: d
     session = onnxruntime.InferenceSession(
         str(bundle / "onnx" / "model_fp16.onnx"), options, providers=chosen, enable_fallback=0
     )
-    return engines._forward(lambda feeds: session.run(["logits"], feeds)[0], [item.name for item in session.get_inputs()])
+    return engines.padded(lambda feeds: session.run(["logits"], feeds)[0], [item.name for item in session.get_inputs()])

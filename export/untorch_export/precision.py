@@ -36,8 +36,11 @@ def to_fp16(fused: ModelProto) -> ModelProto:
     model.CopyFrom(fused)
     _soften_masks(model)
     _annotate(model)
-    # Weights are left out of shape inference's sight by nothing here, so models stay under protobuf's 2 GB.
-    converted = convert_float_to_float16(model, keep_io_types=True, op_block_list=[*DEFAULT_OP_BLOCK_LIST, *_FP32])
+    blocked = [*DEFAULT_OP_BLOCK_LIST, *_FP32]
+    converted = convert_float_to_float16(
+        model, keep_io_types=True, op_block_list=blocked, node_block_list=_between(model, blocked)
+    )
+    _join_casts(converted)
     OnnxModel(converted).topological_sort()
     graph.drop_unused(converted.graph)
     del converted.graph.value_info[:]
@@ -56,6 +59,34 @@ def _soften_masks(model: ModelProto) -> None:
         if values.size and values.min() < _MASK_BELOW:
             name = tensor.name
             tensor.CopyFrom(numpy_helper.from_array(np.where(values < _MASK_BELOW, MASKED, values).astype("f4"), name))
+
+
+def _between(model: ModelProto, blocked: list[str]) -> list[str]:
+    """Names of nodes that lie between operators which stay in fp32, such as what is added to a variance."""
+    for position, node in enumerate(model.graph.node):
+        node.name = node.name or f"{node.op_type}.{position}"
+    producers = {name: node for node in model.graph.node if node.op_type != "Constant" for name in node.output}
+    inside = {node.name for node in model.graph.node if node.op_type in blocked}
+    names = []
+    for node in model.graph.node:
+        made_by = {producers[name].name for name in node.input if name in producers}
+        readers = {other.name for other in model.graph.node if set(node.output) & set(other.input)}
+        if node.name not in inside and made_by and readers and made_by <= inside and readers <= inside:
+            inside.add(node.name)
+            names.append(node.name)
+    return names
+
+
+def _join_casts(model: ModelProto) -> None:
+    """Let fp32 operators that follow one another hand on fp32: the conversion puts fp16 between any two."""
+    halves = {node.output[0]: node.input[0] for node in model.graph.node if node.name.endswith("_cast_to_fp16_node")}
+    wholes = {
+        node.output[0]: halves[node.input[0]]
+        for node in model.graph.node
+        if node.name.endswith("_cast_to_fp32_node") and node.input[0] in halves
+    }
+    for node in model.graph.node:
+        node.input[:] = [wholes.get(name, name) for name in node.input]
 
 
 def _annotate(model: ModelProto) -> None:

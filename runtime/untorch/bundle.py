@@ -128,12 +128,20 @@ class Variant:
         """Every file of every graph, each once."""
         return tuple(dict.fromkeys(name for graph in self.graphs.values() for name in graph.files))
 
-    def role_for(self, outputs: Iterable[str], device: str = "cpu") -> str:
-        """The role of the graph to run for these outputs: `head` where it gives them all, else `model`.
+    def roles_on(self, device: str) -> tuple[str, ...]:
+        """The roles whose graphs a device can run at all.
 
-        OpenVINO takes standard operators only, which are those of fp32's `model`.
+        OpenVINO takes standard operators only, which are those of fp32's whole graphs; what removes padding is made of
+        operators that only CUDA has.
         """
-        head = self.graphs.get("head") if device != "openvino" else None
+        kind = device.partition(":")[0]
+        if kind == "openvino":
+            return tuple(role for role in self.graphs if self.precision == "fp32" and role != "head")
+        return () if self.precision.endswith(PACKED) and kind != "cuda" else tuple(self.graphs)
+
+    def role_for(self, outputs: Iterable[str], device: str = "cpu") -> str:
+        """The role of the graph to run for these outputs: `head` where the device can, else `model`."""
+        head = self.graphs.get("head") if "head" in self.roles_on(device) else None
         return "head" if head and {tensor.name for tensor in head.outputs}.issuperset(outputs) else "model"
 
     def to_json(self) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class AutoModel:
         from untorch.hub import resolve
 
         return cls.from_bundle(
-            Bundle(resolve(checkpoint, revision=revision, precision=precision)),
+            Bundle(resolve(checkpoint, revision=revision, precision=precision, device=device)),
             device=device,
             precision=precision,
             threads=threads,

@@ -129,8 +129,8 @@ class Session:
     def capture(self, limit: int | None, fills: Mapping[str, int]) -> None:
         """On a card, capture a CUDA graph for each of a ladder of small shapes at its first use, or by `warmup`.
 
-        `limit` is the most tokens a row may have (None: any number; 0: capture nothing), `fills` what padding is filled with, by input.
-        Elsewhere, and for graphs whose shapes are not rows and tokens alone, nothing changes.
+        `limit` is the most tokens a row may have (None: any number; 0: capture nothing), `fills` what padding is
+        filled with, by input. Elsewhere, and for graphs whose shapes are not rows and tokens alone, nothing changes.
         """
         if self._card is not None:
             self._card.capture(buckets.ladder(limit), fills)

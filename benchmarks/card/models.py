@@ -63,12 +63,17 @@ def torch_model(config: dict[str, Any], attention: str = "eager") -> Any:
 
 def build(name: str, config: dict[str, Any], folder: Path) -> Path:
     """Write the bundle `folder/name`: fp32 (standard operators), fp16 and, where it can be, fp16_packed."""
+    import transformers
+
     from untorch.bundle import Variant
     from untorch_export import writer
 
     bundle = folder / name
+    # What transformers 4 traces without Optimum's patches cannot be fused; Optimum has none for transformers 5.
+    by_optimum = transformers.__version__.startswith("4.")
+    model = torch_model(config, "sdpa" if by_optimum else "eager")
     (bundle / "onnx").mkdir(parents=True)
-    model = torch_model(config)
+    (convert if by_optimum else trace)(model, bundle / "onnx/model.onnx")
     full = model.config.to_dict()
     writer.write_json(bundle / "config.json", {**full, "architectures": [type(model).__name__]})
     for file in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
@@ -84,17 +89,14 @@ def build(name: str, config: dict[str, Any], folder: Path) -> Path:
 
 
 def _graphs(model: Any, config: dict[str, Any], folder: Path) -> dict[str, dict[str, Path]]:
-    """Files by precision and role."""
+    """Files by precision and role, made from the traced `model.onnx`."""
     import onnx
-    import transformers
 
     from untorch_export import graph, optimize, prune
     from untorch_export.packing import pack
     from untorch_export.precision import to_fp16
 
     plain = folder / "model.onnx"
-    # What transformers 4 traces without Optimum's patches cannot be fused; Optimum has none for transformers 5.
-    (convert if transformers.__version__.startswith("4.") else trace)(model, plain)
     standard = onnx.load(str(plain))
     plain.with_name("model.onnx_data").unlink(missing_ok=True)
     for position in range(len(standard.graph.output) - 1, -1, -1):

@@ -66,7 +66,7 @@ def samples(run: Callable[[], Any], quick: bool) -> list[float]:
 
 def samples_over(call: Callable[[list[str]], Any], texts: Sequence[str], times: int) -> list[float]:
     """Seconds of calls with one text each, after a warm-up."""
-    for text in texts[:10]:
+    for text in texts[: min(times, 20)]:
         call([text])
     found = []
     for index in range(times):

@@ -227,7 +227,7 @@ class Run:
         config = self.configs[name]
         made = texts.sentences(self.bundles[name], 64 if self.quick else 4096)
         floor = work.operations(config, made.tokens, head_only=True)
-        for engine, call in texts.streams(self.bundles[name], config, self.device).items():
+        for engine, call in texts.streams(self.bundles[name], config, self.device, made).items():
             call(made.texts[:256])
             for _ in range(1 if self.quick else 3):
                 spans: list[tuple[str, float, float]] = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,9 @@ class Card:
     them by thread, so they belong to the first thread that runs, and to the next once that one has ended; other
     threads run without.
     """
+
+    # Where buffers lie, as ONNX Runtime names it.
+    _memory: ClassVar[str] = "cuda"
 
     def __init__(
         self, session: Any, device: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *, graphs: bool
@@ -124,7 +127,7 @@ class Card:
             plan.inputs[name].update_inplace(host)
         self._session.run_with_iobinding(plan.binding, plan.options)
         found = zip(names, plan.outputs, strict=True)
-        return [buckets.cut(value.numpy(), self._outputs[name].axes, inputs, used) for name, value in found]
+        return [buckets.cut(self._fetched(value), self._outputs[name].axes, inputs, used) for name, value in found]
 
     def _run(self, feeds: Mapping[str, Array], names: Sequence[str], used: Bucket | None) -> list[Array]:
         """Without a graph: pinned host buffers and outputs on the card, both kept and grown."""
@@ -139,9 +142,9 @@ class Card:
                 binding.bind_output(name, "cpu")
             else:
                 place = self._reserved(name, int(np.prod(size)), tensor.dtype)
-                binding.bind_output(name, "cuda", self._index, np.dtype(tensor.dtype), size, place)
+                binding.bind_output(name, self._memory, self._index, np.dtype(tensor.dtype), size, place)
         self._session.run_with_iobinding(binding, self._plain)
-        return [value.numpy() for value in binding.get_outputs()]
+        return [self._fetched(value) for value in binding.get_outputs()]
 
     def _pinned(self, name: str, array: Array) -> Array:
         """The array in pinned memory that the next run overwrites."""
@@ -160,7 +163,9 @@ class Card:
         return int(value.data_ptr())
 
     def _on_card(self, size: Sequence[int], dtype: str) -> Any:
-        return onnxruntime().OrtValue.ortvalue_from_shape_and_type(list(size), np.dtype(dtype), "cuda", self._index)
+        return onnxruntime().OrtValue.ortvalue_from_shape_and_type(
+            list(size), np.dtype(dtype), self._memory, self._index
+        )
 
     def _run_options(self, graph: int) -> Any:
         options = onnxruntime().RunOptions()

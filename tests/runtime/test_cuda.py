@@ -99,6 +99,15 @@ def test_captured_graphs_give_what_plain_runs_give(bundle):
         np.testing.assert_allclose(captured(**given).logits, plain(**given).logits, atol=5e-3)
 
 
+def test_answers_are_the_callers_own(bundle):
+    model = loaded(bundle, "fp16")
+    first = model(**batch(1, 9)).logits
+    kept = first.copy()
+    for seed, shape in enumerate([(1, 9), (3, 40), (64, 128)], start=1):
+        model(**batch(*shape, seed))
+    assert np.array_equal(first, kept)
+
+
 def test_threads_get_their_own_answers(bundle):
     model = loaded(bundle, "fp16")
     expected = {seed: model(**batch(1, 10 + seed, seed)).logits for seed in range(8)}

@@ -167,6 +167,11 @@ class Card:
             list(size), np.dtype(dtype), self._memory, self._index
         )
 
+    def _fetched(self, value: Any) -> Array:
+        """A value of the card's as an array of its own: `numpy` copies what is not in the host's memory."""
+        array: Array = value.numpy()
+        return array
+
     def _run_options(self, graph: int) -> Any:
         options = onnxruntime().RunOptions()
         options.log_severity_level = 4

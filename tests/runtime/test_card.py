@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,8 +34,8 @@ def host_memory():
 
 
 @pytest.fixture(scope="module")
-def session(tiny_bundle):
-    return Session(tiny_bundle / "onnx/model.onnx", device="cpu")
+def session():
+    return Session(Path(__file__).parents[1] / "data/bundle-v1/onnx/model.onnx", device="cpu")
 
 
 @pytest.fixture(scope="module")

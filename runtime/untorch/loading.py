@@ -50,11 +50,17 @@ def open_model(
 def open_session(bundle: Bundle, variant: Variant, role: str, *, device: str, threads: int | None) -> Session:
     """Open one graph of a variant, checked first: its digests, and what it declares.
 
-    Raises TaskError if there is no such graph, IntegrityError or FormatError for one that is not what the manifest
+    Raises TaskError if there is no such graph, DeviceError for one that the device cannot run, IntegrityError or FormatError for one that is not what the manifest
     says or that reads outside the bundle, and what Session raises.
     """
     if role not in variant.graphs:
         raise TaskError(f"{bundle.path} holds {' and '.join(variant.graphs)} graphs and no {role} graph")
+    if role not in variant.roles_on(device):
+        able = [name for name, other in bundle.variants.items() if role in other.roles_on(device)]
+        raise DeviceError(
+            f"the {variant.precision} variant of {bundle.path} has operators that {device} has not. "
+            f"On {device} this bundle can run {', '.join(able) or 'nothing; export it again with --precision fp32'}"
+        )
     graph = variant.graphs[role]
     before = bundle.identities(graph.files)
     # The graph file decides what ONNX Runtime parses, so it is checked before; the weights, which are only mapped

@@ -19,6 +19,9 @@ from untorch.errors import BundleError, DeviceError, UntorchError
 # A tensor that ONNX Runtime holds, on whatever device: its OrtValue.
 Value = Any
 
+# ONNX Runtime refuses to capture CUDA graphs of some models, in these words.
+_NOT_CAPTURED = "cannot use the graph capture feature"
+
 _DTYPES = {
     "tensor(int64)": "int64",
     "tensor(int32)": "int32",
@@ -27,6 +30,10 @@ _DTYPES = {
     "tensor(double)": "float64",
     "tensor(bool)": "bool",
 }
+
+
+# Words of ONNX Runtime's errors that are about a card, not about the file.
+_ABOUT_THE_CARD = ("CUDA", "CUBLAS", "Failed to load library", _NOT_CAPTURED)
 
 
 class Session:
@@ -91,11 +98,12 @@ class Session:
             # Without its fallback: ONNX Runtime would print what failed and run on the CPU.
             return onnxruntime().InferenceSession(str(graph), options, enable_fallback=0, **arguments)
         except Exception as error:  # ONNX Runtime's errors have no common base below Exception
-            if self.device == "cpu":
-                raise BundleError(f"ONNX Runtime cannot load {graph}: {_first_line(error)}") from error
-            if self.device == "openvino":
-                raise DeviceError(f"OpenVINO cannot run {graph}: {_first_line(error)}") from error
-            raise DeviceError(cuda.explain(_first_line(error))) from error
+            reason = _first_line(error)
+            if self.device.startswith("cuda") and any(word in reason for word in _ABOUT_THE_CARD):
+                raise DeviceError(cuda.explain(reason)) from error
+            if self.device == "openvino" and "OpenVINO" in reason:
+                raise DeviceError(f"OpenVINO cannot run {graph}: {reason}") from error
+            raise BundleError(f"ONNX Runtime cannot load {graph}: {reason}") from error
 
     def _open_on_card(self, graph: Path, optimized: bool) -> tuple[Any, bool]:
         """The session, and whether CUDA graphs can be captured of it: ONNX Runtime refuses where the CPU has a part."""
@@ -104,7 +112,7 @@ class Session:
             try:
                 session = self._open(graph, self._options(optimized), [(cuda.PROVIDER, options), providers.CPU])
             except DeviceError as error:
-                if graphs and "graph capture" in str(error):
+                if graphs and _NOT_CAPTURED in str(error):
                     continue
                 raise
             if session.get_providers()[0] != cuda.PROVIDER:

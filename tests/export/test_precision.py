@@ -14,7 +14,7 @@ from onnx.reference.op_run import OpRun
 
 from untorch import Bundle, pipeline
 from untorch.bundle import preferred
-from untorch.errors import BundleError
+from untorch.errors import DeviceError
 from untorch.session import Session
 from untorch_export import graph, optimize, precision
 from untorch_export.errors import ExportError, ExportWarning
@@ -73,7 +73,7 @@ def test_what_removes_padding_is_not_vouched_for_without_a_card(bundle):
 
 
 def test_what_removes_padding_needs_a_card(bundle):
-    with pytest.raises(BundleError):
+    with pytest.raises(DeviceError, match=r"fp16_packed variant .* cpu has not.*can run fp32, fp16"):
         pipeline(model=bundle.path, device="cpu", precision="fp16_packed")
 
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from untorch import DependencyError, DeviceError, cuda, openvino, pipeline, providers
+from untorch import BundleError, DependencyError, DeviceError, cuda, openvino, pipeline, providers
 from untorch.devices import onnxruntime
 from untorch.diagnosis import PROBE
 from untorch.providers import Node
@@ -191,3 +191,20 @@ def test_the_libraries_of_the_cuda_build_load_by_themselves():
         pytest.skip("the CUDA build is not installed: pip install 'untorch[gpu]'")
     for pattern in cuda.LIBRARIES:
         assert isinstance(cuda._load(cuda._name(pattern)), ctypes.CDLL)
+
+
+def test_openvino_is_not_given_fused_graphs(monkeypatch, tiny_bundle):
+    """They are made of ONNX Runtime's own operators. What it can run is named."""
+    monkeypatch.setattr(openvino, "require", lambda: [])
+    with pytest.raises(DeviceError, match=r"int8 variant .* openvino has not.*can run fp32"):
+        pipeline(model=tiny_bundle, device="openvino", precision="int8")
+
+
+def test_a_file_that_is_no_model_is_no_fault_of_the_card(monkeypatch, tmp_path):
+    monkeypatch.setattr(providers, "resolve_device", lambda device: providers.Device("cuda:0"))
+    monkeypatch.setattr(providers, "CPU", "CPUExecutionProvider")
+    monkeypatch.setattr(cuda, "PROVIDER", "CPUExecutionProvider")
+    monkeypatch.setattr(providers, "cuda_options", lambda device, graphs: {})
+    (tmp_path / "model.onnx").write_bytes(b"this is no model")
+    with pytest.raises(BundleError, match="cannot load"):
+        Session(tmp_path / "model.onnx", device="cuda:0")

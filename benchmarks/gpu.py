@@ -47,7 +47,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np  # noqa: E402
 
-from benchmarks.card import engines, models, texts, work  # noqa: E402
+from benchmarks.card import engines, masks, models, texts, work  # noqa: E402
 
 # Batches and lengths: of the first model all of them, of the others the corners.
 GRID = {"distilbert-base": ((1, 8, 32, 128, 256), (16, 32, 128, 512))}
@@ -56,6 +56,8 @@ CORNERS = (1, 32, 256), (16, 128, 512)
 FP32_TOKENS = 8192
 # An engine is timed if it decides as PyTorch's fp32 does, and no probability moves further than this.
 AGREEMENT, PROBABILITY = 0.98, 0.05
+# Engines that run the head's graph, whose last layer works for one token a row.
+HEADS = ("untorch fp16", "untorch fp16, no graphs")
 
 _clock = time.perf_counter
 
@@ -165,6 +167,18 @@ class Run:
                     )
                     for precision in ("fp16", *packed)
                 },
+                **{
+                    f"session.run fp16, mask as {form}": lambda bundle=bundle, form=form: engines.plain_session(
+                        bundle, masks.write(bundle, form), self.device
+                    )
+                    for form in masks.FORMS[:2]
+                },
+                **{
+                    f"session.run {precision}": lambda bundle=bundle, precision=precision: engines.plain_session(
+                        bundle, precision, self.device
+                    )
+                    for precision in packed
+                },
                 "untorch fp16, no graphs": lambda bundle=bundle: engines.untorch_engine(
                     bundle, "fp16", self.device, graphs=False
                 ),
@@ -206,7 +220,7 @@ class Run:
                     if self.end - _clock() < 5:
                         raise TimeoutError("the budget ran out inside the grid")
                     samples = texts.samples(lambda f=forward, g=given: f(*g), self.quick)
-                    floor = work.operations(config, [length] * batch, head_only=engine == "untorch fp16")
+                    floor = work.operations(config, [length] * batch, head_only=engine in HEADS)
                     share = floor / statistics.median(samples) / self.data["limits"]["operations_per_second"]
                     self.add("model", name, engine, f"{batch}x{length}", samples, share=share)
 
@@ -277,9 +291,11 @@ class Run:
                 self.add("model", row["model"], row["engine"], row["case"], row["samples"], agreement=row["agreement"])
 
     def options(self) -> None:
-        """Settings of the provider that might help, one at a time, on the fp16 graph."""
-        for name, settings, entries in texts.OPTIONS:
-            call = texts.with_options(self.bundles["distilbert-base"], self.device, settings, entries)
+        """Settings of the provider that might help, one at a time, on the fp16 graph or one with another mask."""
+        bundle = self.bundles["distilbert-base"]
+        for name, form, settings, entries in texts.OPTIONS:
+            precision = masks.write(bundle, form) if form else "fp16"
+            call = texts.with_options(bundle, precision, self.device, settings, entries)
             for batch, length in ((1, 16), (32, 128), (32, 512)) if not self.quick else ((1, 16),):
                 given = texts.ids(batch, length)
                 samples = texts.samples(lambda c=call, g=given: c(*g), self.quick)

@@ -18,15 +18,17 @@ _rng = np.random.default_rng(0)
 # What was done, when it began and when it ended, in seconds.
 Span = tuple[str, float, float]
 
-# Settings to try: name, options of the CUDA provider, entries of the session's configuration.
-OPTIONS: tuple[tuple[str, dict[str, str], dict[str, str]], ...] = (
-    ("as it is", {}, {}),
-    ("gemm auto tune", {}, {"ep.cuda.enable_gemm_auto_tune": "1"}),
-    ("flash attention only", {"sdpa_kernel": "1"}, {}),
-    ("memory-efficient attention only", {"sdpa_kernel": "2"}, {}),
-    ("cuDNN attention", {"sdpa_kernel": "8"}, {}),
-    ("TF32", {"use_tf32": "1"}, {}),
-    ("arena doubles", {"arena_extend_strategy": "kNextPowerOfTwo"}, {}),
+# Settings to try: name, form of the mask, options of the CUDA provider, entries of the session's configuration.
+OPTIONS: tuple[tuple[str, str, dict[str, str], dict[str, str]], ...] = (
+    ("as it is", "", {}, {}),
+    ("gemm auto tune", "", {}, {"ep.cuda.enable_gemm_auto_tune": "1"}),
+    ("TF32", "", {"use_tf32": "1"}, {}),
+    ("arena doubles", "", {"arena_extend_strategy": "kNextPowerOfTwo"}, {}),
+    ("mask as lengths", "lengths", {}, {}),
+    ("mask as lengths, cuDNN attention", "lengths", {"sdpa_kernel": "8"}, {}),
+    ("mask as lengths, TensorRT's fused attention", "lengths", {"sdpa_kernel": "36"}, {}),
+    ("mask as bias, memory-efficient attention", "bias", {"sdpa_kernel": "2"}, {}),
+    ("no mask, flash attention", "none", {"sdpa_kernel": "1"}, {}),
 )
 
 
@@ -184,8 +186,10 @@ def first_answers(bundle: Path, config: dict[str, Any], device: str) -> dict[str
     return {"untorch fp16": before + ours + after, "torch fp16 sdpa": before + theirs + after}
 
 
-def with_options(bundle: Path, device: str, settings: dict[str, str], entries: dict[str, str]) -> engines.Forward:
-    """The fp16 graph in a plain session with these settings."""
+def with_options(
+    bundle: Path, precision: str, device: str, settings: dict[str, str], entries: dict[str, str]
+) -> engines.Forward:
+    """A graph of the bundle in a plain session with these settings."""
     import onnxruntime
 
     from untorch import providers
@@ -198,6 +202,6 @@ def with_options(bundle: Path, device: str, settings: dict[str, str], entries: d
     if device == "cuda":
         chosen.insert(0, ("CUDAExecutionProvider", {**providers.cuda_options("cuda:0"), **settings}))
     session = onnxruntime.InferenceSession(
-        str(bundle / "onnx" / "model_fp16.onnx"), options, providers=chosen, enable_fallback=0
+        str(bundle / "onnx" / f"model_{precision}.onnx"), options, providers=chosen, enable_fallback=0
     )
     return engines.padded(lambda feeds: session.run(["logits"], feeds)[0], [item.name for item in session.get_inputs()])

@@ -50,8 +50,8 @@ def open_model(
 def open_session(bundle: Bundle, variant: Variant, role: str, *, device: str, threads: int | None) -> Session:
     """Open one graph of a variant, checked first: its digests, and what it declares.
 
-    Raises TaskError if there is no such graph, DeviceError for one that the device cannot run, IntegrityError or FormatError for one that is not what the manifest
-    says or that reads outside the bundle, and what Session raises.
+    Raises TaskError if there is no such graph, DeviceError for one that the device cannot run, IntegrityError or
+    FormatError for one that is not what the manifest says or that reads outside the bundle, and what Session raises.
     """
     if role not in variant.graphs:
         raise TaskError(f"{bundle.path} holds {' and '.join(variant.graphs)} graphs and no {role} graph")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from benchmarks.card import engines, models, texts, work
+from benchmarks.card import engines, masks, models, texts, work
 
 from untorch import Bundle, pipeline
 
@@ -66,6 +66,14 @@ def test_a_bundle_is_built_from_a_configuration(bundle):
     assert list(found.variants) == ["fp32", "fp16", "fp16_packed"]
     found.check()
     assert [row["label"] for row in pipeline(None, bundle, device="cpu", precision="fp32")(["a good day"])]
+
+
+@pytest.mark.parametrize("form", masks.FORMS)
+def test_every_form_of_the_mask_gives_the_same_answers(bundle, form):
+    given = texts.ids(12, 32, ragged=form != "none")
+    plain = engines.plain_session(bundle, "fp16", "cpu")
+    reformed = engines.plain_session(bundle, masks.write(bundle, form), "cpu")
+    np.testing.assert_allclose(reformed(*given), plain(*given), atol=0.02)
 
 
 def test_every_engine_decides_as_pytorch_does(bundle):

@@ -5,6 +5,9 @@ Needs torch, transformers (4.57 or 5) and onnx, and no Optimum, so that it works
 
 from __future__ import annotations
 
+import copy
+import functools
+import json
 import shutil
 import warnings
 from pathlib import Path
@@ -42,9 +45,15 @@ QUICK: dict[str, dict[str, Any]] = {
 
 def torch_model(config: dict[str, Any], attention: str = "eager") -> Any:
     """The PyTorch classifier in fp32, the same weights at every call. Its head's logits have a spread of about one."""
+    return copy.deepcopy(_made(json.dumps(config), attention))
+
+
+@functools.lru_cache(maxsize=8)
+def _made(written: str, attention: str) -> Any:
     import torch
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
+    config = json.loads(written)
     settings = {key: value for key, value in config.items() if key != "model_type"}
     torch.manual_seed(SEED)
     model = AutoModelForSequenceClassification.from_config(

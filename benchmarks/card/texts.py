@@ -88,14 +88,16 @@ def sentences(bundle: Path, count: int) -> Texts:
     return Generator(counter(str(bundle / "tokenizer.json"))).sentences(count)
 
 
-def callers(bundle: Path, config: dict[str, Any], device: str) -> dict[str, Callable[[list[str]], Any]]:
-    """Text in, label out, by engine."""
+def callers(
+    bundle: Path, config: dict[str, Any], device: str, attentions: Sequence[str]
+) -> dict[str, Callable[[list[str]], Any]]:
+    """Text in, label out, by engine; PyTorch with each of the `attentions`."""
     import untorch
 
     pipe = untorch.pipeline("text-classification", bundle, device=device, precision="fp16")
     pipe.warmup()
     found: dict[str, Callable[[list[str]], Any]] = {"untorch fp16": pipe}
-    for attention in ("sdpa", "eager"):
+    for attention in attentions:
         found[f"torch fp16 {attention}"] = torch_labels(bundle, config, device, attention)
     return found
 

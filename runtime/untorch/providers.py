@@ -16,11 +16,14 @@ CPU = "CPUExecutionProvider"
 
 _announced: set[tuple[str, str]] = set()
 
-# Operators that ONNX Runtime computes on the CPU on purpose beside a card, on shapes: a handful of numbers each.
+# Operators that ONNX Runtime computes on the CPU on purpose beside a card: shapes, positions, the choice of a branch,
+# a handful of numbers each. No product, sum over features or activation is among them.
 _SHAPE_OPERATORS = {
-    "Add", "And", "Cast", "Concat", "Constant", "ConstantOfShape", "Div", "Equal", "Expand", "Gather", "Greater",
-    "Identity", "Less", "Max", "Min", "Mod", "Mul", "Not", "Range", "Reshape", "Shape", "Size", "Slice", "Split",
-    "Squeeze", "Sub", "Unsqueeze", "Where",
+    "Abs", "Add", "And", "Cast", "Ceil", "Concat", "Constant", "ConstantOfShape", "CumSum", "Div", "Equal", "Expand",
+    "Flatten", "Floor", "Gather", "GatherElements", "GatherND", "Greater", "GreaterOrEqual", "Identity", "If", "IsNaN",
+    "Less", "LessOrEqual", "Max", "Min", "Mod", "Mul", "Neg", "NonZero", "Not", "Or", "Pad", "Range", "ReduceMax",
+    "ReduceMin", "ReduceProd", "Reshape", "ScatterND", "Shape", "Size", "Slice", "Split", "Sqrt", "Squeeze", "Sub",
+    "Tile", "Transpose", "Trilu", "Unsqueeze", "Where",
 }  # fmt: skip
 
 

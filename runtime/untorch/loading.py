@@ -6,8 +6,8 @@ import threading
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from untorch import inspection
-from untorch.bundle import Bundle, Graph, Variant, preferred
+from untorch import buckets, inspection
+from untorch.bundle import PACKED, Bundle, Graph, Variant, preferred
 from untorch.errors import DeviceError, IntegrityError, TaskError
 from untorch.providers import announce, on_cpu, resolve_device
 from untorch.session import Session
@@ -76,7 +76,14 @@ def open_session(bundle: Bundle, variant: Variant, role: str, *, device: str, th
     for location in locations:
         bundle.file(str(PurePosixPath(graph.file).with_name(location)))
     weights = _DigestCheck(bundle, graph)
-    session = Session(path, device=device, threads=threads, optimized=graph.optimized)
+    session = Session(
+        path,
+        device=device,
+        threads=threads,
+        optimized=graph.optimized,
+        # How many tokens are left without padding is known only as it runs.
+        capturable=buckets.is_bounded(graph.inputs) and not variant.precision.endswith(PACKED),
+    )
     weights.finish()
     # What was hashed and inspected must be what ONNX Runtime opened.
     if bundle.identities(graph.files) != before:

@@ -41,6 +41,7 @@ class Session:
 
     `device` is `auto`, `cpu`, `cuda`, `cuda:N` or `openvino`; `threads` the size of the intra-op pool (default: every
     usable core); `optimized` says that the file is already fused, so that only cheap rewrites are left for loading.
+    `capturable` says that its shapes are rows and tokens alone, so that on a card CUDA graphs may be captured of it.
     On any device but the CPU every node that does work runs there: ONNX Runtime is asked, node by node.
 
     Raises BundleError if ONNX Runtime cannot load the file, DeviceError if the device cannot be had or would
@@ -48,7 +49,13 @@ class Session:
     """
 
     def __init__(
-        self, graph: Path, *, device: str = "auto", threads: int | None = None, optimized: bool = False
+        self,
+        graph: Path,
+        *,
+        device: str = "auto",
+        threads: int | None = None,
+        optimized: bool = False,
+        capturable: bool = False,
     ) -> None:
         self._process = os.getpid()
         self.device = providers.resolve_device(device)
@@ -62,7 +69,7 @@ class Session:
             options.add_provider_for_devices(openvino.require(), {})
             self._session = self._open(graph, options, None)
         else:
-            self._session, graphs = self._open_on_card(graph, optimized)
+            self._session, graphs = self._open_on_card(graph, optimized, capturable)
         if self.device != "cpu":
             self.nodes = providers.placement(self._session)
             providers.require_on_device(self.nodes, self.device)
@@ -105,9 +112,9 @@ class Session:
                 raise DeviceError(f"OpenVINO cannot run {graph}: {reason}") from error
             raise BundleError(f"ONNX Runtime cannot load {graph}: {reason}") from error
 
-    def _open_on_card(self, graph: Path, optimized: bool) -> tuple[Any, bool]:
+    def _open_on_card(self, graph: Path, optimized: bool, capturable: bool) -> tuple[Any, bool]:
         """The session, and whether CUDA graphs can be captured of it: ONNX Runtime refuses where the CPU has a part."""
-        for graphs in (True, False):
+        for graphs in (True, False) if capturable else (False,):
             options = providers.cuda_options(self.device, graphs=graphs)
             try:
                 session = self._open(graph, self._options(optimized), [(cuda.PROVIDER, options), providers.CPU])

@@ -208,3 +208,24 @@ def test_a_file_that_is_no_model_is_no_fault_of_the_card(monkeypatch, tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"this is no model")
     with pytest.raises(BundleError, match="cannot load"):
         Session(tmp_path / "model.onnx", device="cuda:0")
+
+
+@pytest.mark.parametrize(("capturable", "asked"), [(True, ["1", None]), (False, [None])])
+def test_a_graph_that_cannot_be_captured_is_opened_without(monkeypatch, capturable, asked):
+    """ONNX Runtime refuses in these words; the CPU's provider stands in for the card's."""
+    monkeypatch.setattr(providers, "resolve_device", lambda device: providers.Device("cuda:0"))
+    monkeypatch.setattr(providers, "require_on_device", lambda nodes, device: None)
+    monkeypatch.setattr(cuda, "PROVIDER", "CPUExecutionProvider")
+    opened, seen = Session._open, []
+
+    def refuse(self, graph, options, chosen):
+        seen.append(chosen[0][1].get("enable_cuda_graph"))
+        if seen[-1]:
+            raise DeviceError("This session cannot use the graph capture feature as requested by the user")
+        return opened(self, graph, options, ["CPUExecutionProvider"])
+
+    monkeypatch.setattr(Session, "_open", refuse)
+    session = Session(PROBE, device="cuda:0", capturable=capturable)
+    assert seen == asked
+    session.capture(None, {})
+    assert session._card.ladder == ()

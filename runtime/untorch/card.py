@@ -109,7 +109,7 @@ class Card:
         if len(sizes) < len(names):
             return None
         size = (bucket.batch, bucket.length)
-        hosts = {tensor.name: cuda.pinned(size, tensor.dtype) for tensor in inputs}
+        hosts = {tensor.name: cuda.pinned(size, tensor.dtype, self._index) for tensor in inputs}
         values = {tensor.name: self._on_card(size, tensor.dtype) for tensor in inputs}
         outputs = [self._on_card(sizes[name], self._outputs[name].dtype) for name in names]
         binding = self._session.io_binding()
@@ -150,7 +150,7 @@ class Card:
         """The array in pinned memory that the next run overwrites."""
         host = self._hosts.get(name)
         if host is None or host.size < array.size or host.dtype != array.dtype:
-            host = self._hosts[name] = cuda.pinned((array.size,), array.dtype.name)
+            host = self._hosts[name] = cuda.pinned((array.size,), array.dtype.name, self._index)
         view = host[: array.size].reshape(array.shape)
         view[...] = array
         return view

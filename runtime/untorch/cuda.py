@@ -202,15 +202,17 @@ def _card_name(driver: ctypes.CDLL, index: int) -> str:
     return name.value.decode() if not driver.cuDeviceGetName(name, 256, device) else "unknown card"
 
 
-def pinned(shape: Sequence[int], dtype: str) -> NDArray[Any]:
-    """An array in page-locked host memory, which a card reads without a copy. It is freed with its last view.
+def pinned(shape: Sequence[int], dtype: str, card: int) -> NDArray[Any]:
+    """An array in page-locked host memory, which `card` reads without a copy. It is freed with its last view.
 
     Raises DeviceError if the driver gives none.
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
     runtime = _load(_name("libcudart.so.{cuda}"))
     place = ctypes.c_void_p()
-    if status := runtime.cudaHostAlloc(ctypes.byref(place), ctypes.c_size_t(max(size, 1)), 0):
+    # On the card's own context: the first card would otherwise get one of some hundred megabytes for nothing.
+    status = runtime.cudaSetDevice(card) or runtime.cudaHostAlloc(ctypes.byref(place), ctypes.c_size_t(max(size, 1)), 0)
+    if status:
         raise DeviceError(explain(_failure(runtime, status)))
     memory = (ctypes.c_byte * size).from_address(place.value or 0)
     # At the end of the process the driver takes it back by itself, and may be gone before.

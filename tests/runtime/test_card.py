@@ -29,7 +29,7 @@ class OnTheHost(Card):
 def host_memory():
     with pytest.MonkeyPatch.context() as patch:
         # Whatever is not written over would be seen.
-        patch.setattr(cuda, "pinned", lambda shape, dtype: np.full(shape, 7, dtype))
+        patch.setattr(cuda, "pinned", lambda shape, dtype, card: np.full(shape, 7, dtype))
         yield
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib.util
 import json
 import logging
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from untorch import BundleError, DependencyError, DeviceError, cuda, openvino, pipeline, providers
@@ -229,3 +231,49 @@ def test_a_graph_that_cannot_be_captured_is_opened_without(monkeypatch, capturab
     assert seen == asked
     session.capture(None, {})
     assert session._card.ladder == ()
+
+
+class Runtime:
+    """The CUDA runtime's calls for page-locked memory, over the host's allocator."""
+
+    def __init__(self, status=0):
+        self.libc = ctypes.CDLL(None)
+        self.libc.malloc.restype = ctypes.c_void_p
+        self.status, self.freed, self.card = status, [], None
+        self.cudaGetErrorString = lambda status: b"out of memory"
+
+    def cudaSetDevice(self, card):
+        self.card = card
+        return 0
+
+    def cudaHostAlloc(self, place, size, flags):
+        if not self.status:
+            place._obj.value = self.libc.malloc(size)
+        return self.status
+
+    def cudaFreeHost(self, place):
+        self.freed.append(place.value)
+        self.libc.free(place)
+        return 0
+
+
+def test_page_locked_memory_lives_as_long_as_its_views(monkeypatch):
+    runtime = Runtime()
+    monkeypatch.setattr(cuda, "_load", lambda name: runtime)
+    array = cuda.pinned((3, 5), "int64", 1)
+    array[...] = np.arange(15).reshape(3, 5)
+    view = array[1:, :2]
+    del array
+    gc.collect()
+    assert not runtime.freed
+    assert view.tolist() == [[5, 6], [10, 11]]
+    del view
+    gc.collect()
+    assert len(runtime.freed) == 1
+    assert runtime.card == 1
+
+
+def test_page_locked_memory_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(cuda, "_load", lambda name: Runtime(status=2))
+    with pytest.raises(DeviceError, match=r"out of memory \(2\).*too little free memory"):
+        cuda.pinned((1,), "int64", 0)

@@ -266,6 +266,7 @@ def _gpu(gpu: Sequence[dict[str, Any]]) -> list[str]:
         title = one.get("device") or one.get("machine") or "GPU"
         text = title if isinstance(title, str) else json.dumps(title)
         parts.append(f"<h3>{escape(text)}</h3>")
+        parts += _card(one)
         rows = [row for row in one.get("results", one.get("rows", [])) if isinstance(row, dict)]
         keys = list(dict.fromkeys(key for row in rows for key, value in row.items() if _plain(value)))
         if rows:
@@ -273,6 +274,33 @@ def _gpu(gpu: Sequence[dict[str, Any]]) -> list[str]:
         else:
             plain = [(escape(key), escape(_cell(value))) for key, value in one.items() if _plain(value)]
             parts.append(_table(("", "value"), plain))
+    return parts
+
+
+def _card(one: dict[str, Any]) -> list[str]:
+    """What a run on a card says beside its rows: the machine, its limits, the goals, who agreed, what was left out."""
+    parts = []
+    facts = {**one.get("machine", {}), **one.get("limits", {})} if isinstance(one.get("machine"), dict) else {}
+    if facts:
+        line = " · ".join(f"{key} {_cell(value)}" for key, value in facts.items())
+        parts.append(f"<p class=soft>{escape(line)}</p>")
+    if one.get("goals"):
+        rows = (
+            (
+                escape(row["goal"]),
+                escape(row["wanted"]),
+                "not measured" if row["measured"] is None else _cell(row["measured"]),
+            )
+            for row in one["goals"]
+        )
+        parts.append(_table(("", "goal", "measured"), rows, stack=True))
+    if one.get("parity"):
+        head = ("model", "engine", "agreement", "probability", "timed")
+        rows = ([escape(_cell(row.get(key, ""))) for key in head] for row in one["parity"])
+        parts.append(f"<details><summary>Agreement with PyTorch in fp32</summary>{_table(head, rows)}</details>")
+    if one.get("left_out"):
+        rows = ((escape(row["step"]), escape(row["why"])) for row in one["left_out"])
+        parts.append(f"<p>Left out:</p>{_table(('step', 'why'), rows)}")
     return parts
 
 
@@ -316,6 +344,7 @@ def _appendix(results: Results) -> list[str]:
 def write(source: Path, target: Path | None = None) -> Path:
     """Write the page of a results file, beside it unless told otherwise; with the GPU results that lie there too."""
     gpu = [json.loads(path.read_text()) for path in sorted(source.parent.glob("gpu-*.json"))]
+    gpu = [one for one in gpu if not one.get("quick")]
     target = target or source.with_suffix(".html")
     target.write_text(render(Results.read(source), gpu), encoding="utf-8")
     return target

@@ -20,6 +20,8 @@ HELP = "export a PyTorch checkpoint to a bundle"
 
 Progress = Callable[[str, int, int], None]
 
+_COLOURS = {"failed": "red", "unverified": "yellow"}
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
@@ -32,7 +34,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="DIR", type=Path, required=True, help="where the bundle goes")
     parser.add_argument("--task", help=f"default: what the architecture names; one of {', '.join(TASKS)}")
     parser.add_argument(
-        "--precision", metavar="P,P", default="fp32,int8", help="variants to write, by commas (default: fp32,int8)"
+        "--precision",
+        metavar="P,P",
+        default="fp32,int8",
+        help="variants to write, by commas: fp32, int8 (for CPUs), fp16 (for cards), fp16_packed (beside fp16, "
+        "without padding in its layers) (default: fp32,int8)",
     )
     parser.add_argument("--revision", metavar="R", help="branch, tag or commit of a Hub id")
     parser.add_argument("--eval", metavar="FILE", type=Path, help="labelled texts (tab-separated: sentence, label)")
@@ -99,7 +105,7 @@ def _refused(precision: str, parity: dict[str, Any]) -> dict[str, Any]:
 
 
 def _outcome(parity: dict[str, Any]) -> dict[str, Any]:
-    worst = max(item["max_abs_difference"] for item in parity["outputs"].values())
+    worst = max((item["max_abs_difference"] for item in parity["outputs"].values()), default=0.0)
     return {"gate": parity["gate"], "max_abs_difference": worst}
 
 
@@ -122,8 +128,8 @@ def _print_table(rows: list[dict[str, Any]], title: str) -> None:
             f"{row['bytes'] / 1e6:.1f} MB" if row["written"] else "not written",
             f"[bold red]{layers}[/]" if short else layers,
             f"{row['max_abs_difference']:.2g}",
-            f"{gate['rule']} {gate['measured']:.2g}, limit {gate['limit']:g}",
-            f"[{'red' if row['verdict'] == 'failed' else 'green'}]{row['verdict']}[/]",
+            f"{gate['rule']} {gate['measured']:.2g}, limit {gate['limit']:g}" if gate["limit"] else gate["rule"],
+            f"[{_COLOURS.get(row['verdict'], 'green')}]{row['verdict']}[/]",
         )
     Console().print(table)
 

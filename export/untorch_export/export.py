@@ -15,14 +15,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from untorch.bundle import GOLDEN, Manifest, Tensor, Variant
+from untorch.bundle import GOLDEN, PACKED, Manifest, Tensor, Variant
 from untorch.errors import DependencyError
 from untorch.session import Session
 from untorch_export import assets, decoder, evalset, generation, graph, optimize, prune, writer
 from untorch_export.checkpoint import Checkpoint, load
 from untorch_export.convert import convert
 from untorch_export.errors import ExportError, ExportWarning, GateError
+from untorch_export.packing import pack
 from untorch_export.parity import Parity, Run, measure
+from untorch_export.precision import to_fp16
 from untorch_export.quantize import find_ranges, quantize_int8, random_batches
 from untorch_export.reference import Arrays, Reference, encode, write_golden
 from untorch_export.texts import CALIBRATION_TEXTS
@@ -30,7 +32,8 @@ from untorch_export.texts import CALIBRATION_TEXTS
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-PRECISIONS = ("fp32", "int8")
+PRECISIONS = ("fp32", "int8", "fp16", f"fp16{PACKED}")
+DEFAULT_PRECISIONS = ("fp32", "int8")
 
 # (step, done, total): called as a step goes on; done == total when it is over.
 Progress = Callable[[str, int, int], None]
@@ -53,7 +56,7 @@ def export(
     output: str | os.PathLike[str],
     *,
     task: str | None = None,
-    precisions: Sequence[str] = PRECISIONS,
+    precisions: Sequence[str] = DEFAULT_PRECISIONS,
     revision: str | None = None,
     random_init: bool = False,
     seed: int = 0,
@@ -79,6 +82,8 @@ def export(
     unknown = [name for name in precisions if name not in PRECISIONS]
     if unknown or not precisions:
         raise ExportError(f"precision {', '.join(unknown) or '(none)'} is unknown; choose from {', '.join(PRECISIONS)}")
+    if f"fp16{PACKED}" in precisions and "fp16" not in precisions:
+        raise ExportError(f"fp16{PACKED} runs beside fp16 and shares its weights; ask for fp16 as well")
     target = Path(output)
     writer.check_target(target)
     _require_packages()
@@ -137,6 +142,10 @@ def _build(
     variants = {}
     if "fp32" in precisions:
         variants["fp32"] = Variant("fp32", {"model": graph.describe(source, bundle, inputs, outputs)})
+    if "fp16" in precisions:
+        progress("halve", 0, 1)
+        variants |= _halved(checkpoint, source, bundle, inputs, outputs, packed=f"fp16{PACKED}" in precisions)
+        progress("halve", 1, 1)
     if checkpoint.task.answer != "row" and "int8" not in precisions:
         return variants
     progress("fuse", 0, 1)
@@ -173,12 +182,14 @@ def _with_head(variant: Variant, head: ModelProto | None, bundle: Path) -> Varia
 
 def _possible(checkpoint: Checkpoint, precisions: Sequence[str]) -> Sequence[str]:
     """The precisions that can be made of this checkpoint. Raises ExportError if none can."""
-    if checkpoint.task.answer != "next" or "int8" not in precisions:
+    missing = [name for name in precisions if name != "fp32"]
+    if checkpoint.task.answer != "next" or not missing:
         return precisions
+    none_yet = f"{checkpoint.task.name} has no {' or '.join(missing)} variant yet"
     if "fp32" not in precisions:
-        raise ExportError(f"{checkpoint.task.name} has no int8 variant yet; export it with --precision fp32")
-    warnings.warn(f"{checkpoint.task.name} has no int8 variant yet: fp32 only", ExportWarning, stacklevel=3)
-    return [name for name in precisions if name != "int8"]
+        raise ExportError(f"{none_yet}; export it with --precision fp32")
+    warnings.warn(f"{none_yet}: fp32 only", ExportWarning, stacklevel=3)
+    return ["fp32"]
 
 
 def _decoder(checkpoint: Checkpoint, bundle: Path, progress: Progress) -> Variant:
@@ -220,6 +231,41 @@ def _quantized(
     return _with_head(whole, quantize_int8(head, ranges) if head else None, bundle)
 
 
+def _halved(
+    checkpoint: Checkpoint,
+    source: Path,
+    bundle: Path,
+    inputs: tuple[Tensor, ...],
+    outputs: tuple[Tensor, ...],
+    *,
+    packed: bool,
+) -> dict[str, Variant]:
+    """The fp16 variant, fused as a card wants it, and with `packed` the one without padding in its layers beside it.
+
+    fp16 is compared here on the CPU, whose sums are not a card's.
+    """
+    fused = optimize.fuse(source, checkpoint.config, device="cuda")
+    head = prune.head_only(fused, "logits") if checkpoint.task.answer == "row" else None
+    half = to_fp16(fused)
+    tight = pack(half) if packed else None
+    path = bundle / "onnx" / "model_fp16.onnx"
+    graph.save(half, path)
+    described = graph.describe(path, bundle, inputs, outputs, optimized=True)
+    counts = {"layers": optimize.layers(checkpoint.config), "fused_layers": optimize.fused_attention(described.fused)}
+    whole = Variant("fp16", {"model": described}, extra={**counts, "compared_on": "cpu"})
+    variants = {"fp16": _with_head(whole, to_fp16(head) if head else None, bundle)}
+    if tight is not None:
+        beside = path.with_name(f"model_fp16{PACKED}.onnx")
+        graph.save_beside(tight, beside, path)
+        data = bundle / described.data[0]
+        found = graph.describe(beside, bundle, inputs, outputs, data=data, optimized=True)
+        variants[f"fp16{PACKED}"] = Variant(f"fp16{PACKED}", {"model": found}, extra=dict(counts))
+    elif packed:
+        kind = checkpoint.config["model_type"]
+        warnings.warn(f"{kind}'s attention does not allow padding to be removed", ExportWarning, stacklevel=3)
+    return variants
+
+
 def _calibration(checkpoint: Checkpoint, texts: Sequence[str], inputs: tuple[Tensor, ...]) -> list[Arrays]:
     """Rows on which the quantizer finds ranges; special tokens are 0 where no tokenizer names them."""
     first, last = (getattr(checkpoint.tokenizer, name, None) or 0 for name in ("cls_token_id", "sep_token_id"))
@@ -254,7 +300,7 @@ def _compare(
         found = generation.compare(checkpoint, bundle, variants, bundle / GOLDEN)
         progress("compare with PyTorch", 1, 1)
         return _judged(variants, found)
-    runs = {precision: _runner(bundle, variant) for precision, variant in variants.items()}
+    runs = {name: _runner(bundle, variant) for name, variant in variants.items() if not name.endswith(PACKED)}
     names = [tensor.name for tensor in next(iter(variants.values())).graphs["model"].inputs]
     with Reference(checkpoint) as reference:
         golden = write_golden(checkpoint, reference, names, bundle / GOLDEN)
@@ -273,9 +319,18 @@ def _compare(
 
 def _judged(variants: dict[str, Variant], found: dict[str, Parity]) -> dict[str, Variant]:
     return {
-        precision: replace(variant, verdict=found[precision].verdict, parity=found[precision].report)
-        for precision, variant in variants.items()
+        name: _uncompared(variant, found[name.removesuffix(PACKED)])
+        if name.endswith(PACKED)
+        else replace(variant, verdict=found[name].verdict, parity=found[name].report)
+        for name, variant in variants.items()
     }
+
+
+def _uncompared(variant: Variant, other: Parity) -> Variant:
+    """A variant that the CPU has no operators for: it stands or falls with the `other` that has the same weights."""
+    gate = {"rule": "not compared: it needs a card", "limit": 0, "measured": 0}
+    report = {"outputs": {}, "gate": gate, "golden": other.report["golden"]}
+    return replace(variant, verdict="failed" if other.verdict == "failed" else "unverified", parity=report)
 
 
 def _runner(bundle: Path, variant: Variant) -> Run:

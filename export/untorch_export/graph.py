@@ -25,6 +25,7 @@ _FUSED = (
     "QAttention",
     "MultiHeadAttention",
     "GroupQueryAttention",
+    "PackedMultiHeadAttention",
     "EmbedLayerNormalization",
     "QEmbedLayerNormalization",
     "SkipLayerNormalization",
@@ -32,7 +33,7 @@ _FUSED = (
     "Gelu",
     "FastGelu",
 )
-ATTENTION = _FUSED[:4]
+ATTENTION = _FUSED[:5]
 
 
 def save(model: ModelProto, path: Path) -> None:

@@ -17,9 +17,9 @@ from untorch_export.graph import drop_unused
 SELECTED = ".selected"
 
 # Operators whose output row i depends on row i alone of each input that has rows.
-_ROW_BY_ROW = {
+ROW_BY_ROW = {
     "Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Tanh", "Erf", "Gelu", "FastGelu", "QuickGelu", "Relu", "Sigmoid",
-    "Cast", "LayerNormalization", "Identity",
+    "Cast", "LayerNormalization", "SkipLayerNormalization", "BiasGelu", "Identity",
 }  # fmt: skip
 
 
@@ -96,7 +96,7 @@ def _works_by_rows(node: onnx.NodeProto, constants: set[str]) -> bool:
     if node.op_type == "MultiHeadAttention":
         # A bias for every (query, key) pair would have to be cut too; the encoders that get here have none.
         return len(node.input) > 2 and all(node.input[:3]) and not (len(node.input) > 5 and node.input[5])
-    return node.op_type in _ROW_BY_ROW
+    return node.op_type in ROW_BY_ROW
 
 
 def _reads_by_rows(reader: onnx.NodeProto, name: str, selection: onnx.NodeProto, cut: set[str]) -> bool:

@@ -72,6 +72,16 @@ def grid(checkpoint: Checkpoint, names: Sequence[str]) -> Iterator[Batch]:
         yield Batch(f"random {size}x{length}", _random(checkpoint, names, size, length, generator))
 
 
+def any_mask(checkpoint: Checkpoint, names: Sequence[str]) -> Batch:
+    """Four rows of random ids whose masks are: all tokens, padding on the left, every other token, no token at all."""
+    length = min(checkpoint.limit or 16, 16)
+    arrays = _random(checkpoint, names, 4, length, np.random.default_rng(1), ragged=False)
+    mask = np.ones((4, length), np.int64)
+    mask[1, : length // 2] = mask[2, ::2] = mask[3] = 0
+    masked = np.resize(mask, arrays["attention_mask"].shape)
+    return Batch("any mask", {**arrays, "attention_mask": masked})
+
+
 def _random(
     checkpoint: Checkpoint,
     names: Sequence[str],

@@ -28,6 +28,12 @@ Trust = Literal["verified", "unverified"]
 
 _TRUSTED: tuple[Verdict, ...] = ("exact", "close")
 
+# How the name of a variant ends whose layers have no padding. It is for cards, and there beside the one without it.
+PACKED = "_packed"
+
+# The reduced precision that is fast on each kind of device.
+_OWN = {"cpu": "int8", "cuda": "fp16"}
+
 # A config, tokenizer or manifest larger than this is an attack or a mistake: real ones stay below 40 MB.
 MAX_JSON_BYTES = 128 << 20
 
@@ -130,9 +136,20 @@ class Variant:
         """Whether its graphs have all of these outputs."""
         return {tensor.name for graph in self.graphs.values() for tensor in graph.outputs}.issuperset(outputs)
 
-    def role_for(self, outputs: Iterable[str]) -> str:
-        """The role of the graph to run for these outputs: `head` where it gives them all, else `model`."""
-        head = self.graphs.get("head")
+    def roles_on(self, device: str) -> tuple[str, ...]:
+        """The roles whose graphs a device can run at all.
+
+        OpenVINO takes standard operators only, which are those of fp32's whole graphs; what removes padding is made of
+        operators that only CUDA has.
+        """
+        kind = device.partition(":")[0]
+        if kind == "openvino":
+            return tuple(role for role in self.graphs if self.precision == "fp32" and role != "head")
+        return () if self.precision.endswith(PACKED) and kind != "cuda" else tuple(self.graphs)
+
+    def role_for(self, outputs: Iterable[str], device: str = "cpu") -> str:
+        """The role of the graph to run for these outputs: `head` where the device can, else `model`."""
+        head = self.graphs.get("head") if "head" in self.roles_on(device) else None
         return "head" if head and {tensor.name for tensor in head.outputs}.issuperset(outputs) else "model"
 
     def to_json(self) -> dict[str, Any]:
@@ -235,11 +252,14 @@ def requires_verified() -> bool:
     return os.environ.get(REQUIRE_VERIFIED, "0") not in ("", "0")
 
 
-def preferred(variants: Mapping[str, Variant], outputs: Iterable[str] = ()) -> Variant:
-    """The variant to take where none is named: int8 if it passed its gate and gives `outputs`, else fp32."""
-    int8 = variants.get("int8")
-    if int8 is not None and int8.trusted and int8.gives(outputs):
-        return int8
+def preferred(variants: Mapping[str, Variant], outputs: Iterable[str] = (), device: str = "cpu") -> Variant:
+    """The variant to take where none is named: the device's own if it passed its gate and gives `outputs`, else fp32.
+
+    That is int8 on the CPU and fp16 on a card; OpenVINO chooses its precision itself, from fp32.
+    """
+    variant = variants.get(_OWN.get(device.partition(":")[0], "fp32"))
+    if variant is not None and variant.trusted and variant.gives(outputs):
+        return variant
     return variants.get("fp32") or next(iter(variants.values()))
 
 

@@ -14,7 +14,7 @@ from untorch.config import ModelConfig
 from untorch.decoder import Cache, Decoder
 from untorch.errors import InputError, SequenceTooLongError, TaskError
 from untorch.generation import GenerationConfig, State, Stopping, Streamer, processors, sample, search
-from untorch.loading import choose_variant, open_session
+from untorch.loading import open_model
 from untorch.model import AutoModel
 from untorch.outputs import CausalLMOutputWithPast, ModelOutput, Seq2SeqLMOutput
 from untorch.session import Session
@@ -213,14 +213,13 @@ class AutoModelForSeq2SeqLM(GenerativeModel):
         cls, bundle: Bundle, *, device: str = "auto", precision: str = "auto", threads: int | None = None
     ) -> Self:
         """Load an opened bundle; see `from_pretrained`."""
-        variant = choose_variant(bundle, precision, cls.output_names)
         if bundle.task and bundle.task not in cls.tasks:
             raise TaskError(
                 f"{bundle.path} was exported for {bundle.task}; {cls.__name__} needs an encoder-decoder. "
                 "Export the checkpoint with a task that has this head"
             )
-        encoder, decoder = (
-            open_session(bundle, variant, role, device=device, threads=threads) for role in ("encoder", "decoder")
+        variant, [encoder, decoder] = open_model(
+            bundle, precision, cls.output_names, device=device, threads=threads, roles=("encoder", "decoder")
         )
         return cls(bundle, decoder, variant, ModelConfig.load(bundle.path), encoder)
 

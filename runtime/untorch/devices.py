@@ -1,4 +1,4 @@
-"""What this machine offers: usable cores, and the installed ONNX Runtime with the devices it can drive."""
+"""What this machine offers: usable cores, and the installed ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from types import ModuleType
 
-from untorch.errors import DependencyError, DeviceError
+from untorch.errors import DependencyError
 
 # Distributions that all install the one module `onnxruntime`.
 _WHEELS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-rocm")
@@ -72,27 +72,3 @@ def onnxruntime() -> ModuleType:
             f"ONNX Runtime cannot be imported ({error}). Run: pip install 'untorch[cpu]' (or 'untorch[gpu]')"
         ) from error
     return module
-
-
-def resolve_device(device: str) -> str:
-    """Turn `auto`, `cpu`, `cuda` or `cuda:N` into the device that will be used.
-
-    `auto` takes the first CUDA card that ONNX Runtime can drive, else the CPU. Raises DeviceError for an unknown
-    name, or for a CUDA device that the installed ONNX Runtime was not built to drive.
-    """
-    kind, _, index = device.partition(":")
-    if device in ("auto", "cpu"):
-        cuda = device == "auto" and "CUDAExecutionProvider" in onnxruntime().get_available_providers()
-        return "cuda:0" if cuda and _has_nvidia_card() else "cpu"
-    if kind != "cuda" or not (index.isdigit() or not index):
-        raise DeviceError(f"unknown device {device!r}; choose auto, cpu, cuda or cuda:N")
-    if "CUDAExecutionProvider" not in onnxruntime().get_available_providers():
-        raise DeviceError(
-            f"device {device!r} needs the CUDA build of ONNX Runtime; installed: {installed_wheels() or 'none'}. "
-            "Run: pip uninstall -y onnxruntime && pip install 'untorch[gpu]'"
-        )
-    return f"cuda:{index or 0}"
-
-
-def _has_nvidia_card() -> bool:
-    return Path("/proc/driver/nvidia/version").exists()

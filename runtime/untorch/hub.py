@@ -7,8 +7,9 @@ import logging
 import os
 from pathlib import Path
 
-from untorch.bundle import GRAPH_STEMS, MANIFEST, Manifest, preferred, read_json
+from untorch.bundle import GRAPH_STEMS, MANIFEST, PACKED, Manifest, preferred, read_json
 from untorch.errors import BundleError, TaskError
+from untorch.providers import resolve_device
 
 logger = logging.getLogger(__name__)
 
@@ -19,12 +20,14 @@ DEFAULTS = "untorch.default_models"
 _SIDE_FILES = ["*.json", "*.npz", "1_Pooling/*", "2_Normalize/*", "*.jinja"]
 
 
-def resolve(name: str | os.PathLike[str], *, revision: str | None = None, precision: str | None = None) -> Path:
+def resolve(
+    name: str | os.PathLike[str], *, revision: str | None = None, precision: str | None = None, device: str = "cpu"
+) -> Path:
     """The local folder that `name` stands for.
 
     A folder's path is taken as it is; then the installed model packages are asked (entry points of the group
     `untorch.models`); then the Hub, where only what a runtime reads is downloaded: the side files and the graphs of
-    one variant (`precision`, or the manifest's preferred one, or fp32). With HF_HUB_OFFLINE=1 only the Hub's cache is
+    one variant (`precision`, or the one preferred on `device`, or fp32). With HF_HUB_OFFLINE=1 only the Hub's cache is
     read.
 
     Raises BundleError, saying what was tried.
@@ -37,7 +40,7 @@ def resolve(name: str | os.PathLike[str], *, revision: str | None = None, precis
         return _package_folder(module)
     if path.is_absolute() or text.startswith(".") or text.count("/") > 1 or text.endswith("/"):
         raise BundleError(f"there is no folder {text}")
-    return _from_hub(text, revision, precision)
+    return _from_hub(text, revision, precision, device)
 
 
 def _entry_points(group: str) -> dict[str, str]:
@@ -75,7 +78,7 @@ def _package_folder(module: str) -> Path:
     return folder
 
 
-def _from_hub(name: str, revision: str | None, precision: str | None) -> Path:
+def _from_hub(name: str, revision: str | None, precision: str | None, device: str) -> Path:
     # Imported here: it costs a tenth of a second that a path on disk should not pay.
     from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -89,7 +92,7 @@ def _from_hub(name: str, revision: str | None, precision: str | None) -> Path:
         if MANIFEST in files:
             path = Path(hf_hub_download(name, MANIFEST, revision=info.sha))
             manifest = Manifest.from_json(read_json(path), f"{name}/{MANIFEST}")
-        graphs = _graphs(name, files, precision, manifest)
+        graphs = _graphs(name, files, precision, manifest, device)
         return Path(snapshot_download(name, revision=revision, allow_patterns=[*_SIDE_FILES, *graphs]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).strip().split("\n", 1)[0]
@@ -98,7 +101,7 @@ def _from_hub(name: str, revision: str | None, precision: str | None) -> Path:
         ) from error
 
 
-def _graphs(name: str, files: list[str], precision: str | None, manifest: Manifest | None) -> list[str]:
+def _graphs(name: str, files: list[str], precision: str | None, manifest: Manifest | None, device: str) -> list[str]:
     """The graph files to download, external data included: one variant's. Raises BundleError if it is not there."""
     there = sorted(file for file in files if file.endswith(".onnx"))
     if not there:
@@ -108,9 +111,11 @@ def _graphs(name: str, files: list[str], precision: str | None, manifest: Manife
         )
     if manifest is not None:
         if precision in (None, "auto"):
-            return list(preferred(manifest.variants).files)
+            return list(preferred(manifest.variants, device=resolve_device(device)).files)
         if precision in manifest.variants:
-            return list(manifest.variants[str(precision)].files)
+            # What removes padding runs beside the variant that does not.
+            wanted = {precision, str(precision).removesuffix(PACKED)} & manifest.variants.keys()
+            return [file for variant in sorted(wanted) for file in manifest.variants[variant].files]
     suffix = "" if precision in (None, "auto", "fp32") else f"_{precision}"
     graphs = [f"{folder}{stem}{suffix}.onnx" for folder in ("onnx/", "") for stem in GRAPH_STEMS]
     if not any(graph in files for graph in graphs):

@@ -6,25 +6,61 @@ import threading
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from untorch import inspection
-from untorch.bundle import Bundle, Graph, Variant, preferred
-from untorch.errors import IntegrityError, TaskError
+from untorch import buckets, inspection
+from untorch.bundle import PACKED, Bundle, Graph, Variant, preferred
+from untorch.errors import DeviceError, IntegrityError, TaskError
+from untorch.providers import announce, on_cpu, resolve_device
 from untorch.session import Session
 
 
-def choose_variant(bundle: Bundle, precision: str, outputs: Sequence[str] = ()) -> Variant:
-    """The variant that `precision` stands for; `auto` is the preferred one that has `outputs`."""
-    return preferred(bundle.variants, outputs) if precision == "auto" else bundle.variant(precision)
+def choose_variant(bundle: Bundle, precision: str, outputs: Sequence[str] = (), device: str = "cpu") -> Variant:
+    """The variant that `precision` stands for; `auto` is the device's preferred one that has `outputs`."""
+    return preferred(bundle.variants, outputs, device) if precision == "auto" else bundle.variant(precision)
+
+
+def open_model(
+    bundle: Bundle,
+    precision: str,
+    outputs: Sequence[str],
+    *,
+    device: str,
+    threads: int | None,
+    roles: Sequence[str] = (),
+) -> tuple[Variant, list[Session]]:
+    """The variant that `precision` stands for on `device`, and sessions of its `roles` (default: what gives `outputs`).
+
+    With the device `auto`, a card that turns out not to run the graphs is left for the CPU, and the log says why.
+    Raises what `open_session` raises.
+    """
+    taken = resolve_device(device)
+    while True:
+        variant = choose_variant(bundle, precision, outputs, taken)
+        try:
+            return variant, [
+                open_session(bundle, variant, role, device=taken, threads=threads)
+                for role in roles or (variant.role_for(outputs, taken),)
+            ]
+        except DeviceError as error:
+            if device != "auto" or taken == "cpu":
+                raise
+            taken = on_cpu(error)
+            announce(taken)
 
 
 def open_session(bundle: Bundle, variant: Variant, role: str, *, device: str, threads: int | None) -> Session:
     """Open one graph of a variant, checked first: its digests, and what it declares.
 
-    Raises TaskError if there is no such graph, IntegrityError or FormatError for one that is not what the manifest
-    says or that reads outside the bundle, and what Session raises.
+    Raises TaskError if there is no such graph, DeviceError for one that the device cannot run, IntegrityError or
+    FormatError for one that is not what the manifest says or that reads outside the bundle, and what Session raises.
     """
     if role not in variant.graphs:
         raise TaskError(f"{bundle.path} holds {' and '.join(variant.graphs)} graphs and no {role} graph")
+    if role not in variant.roles_on(device):
+        able = [name for name, other in bundle.variants.items() if role in other.roles_on(device)]
+        raise DeviceError(
+            f"the {variant.precision} variant of {bundle.path} has operators that {device} has not. "
+            f"On {device} this bundle can run {', '.join(able) or 'nothing; export it again with --precision fp32'}"
+        )
     graph = variant.graphs[role]
     before = bundle.identities(graph.files)
     # The graph file decides what ONNX Runtime parses, so it is checked before; the weights, which are only mapped
@@ -40,7 +76,14 @@ def open_session(bundle: Bundle, variant: Variant, role: str, *, device: str, th
     for location in locations:
         bundle.file(str(PurePosixPath(graph.file).with_name(location)))
     weights = _DigestCheck(bundle, graph)
-    session = Session(path, device=device, threads=threads, optimized=graph.optimized)
+    session = Session(
+        path,
+        device=device,
+        threads=threads,
+        optimized=graph.optimized,
+        # How many tokens are left without padding is known only as it runs.
+        capturable=buckets.is_bounded(graph.inputs) and not variant.precision.endswith(PACKED),
+    )
     weights.finish()
     # What was hashed and inspected must be what ONNX Runtime opened.
     if bundle.identities(graph.files) != before:

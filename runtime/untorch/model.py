@@ -10,13 +10,15 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from untorch import buckets
 from untorch.batching import MAX_TOKENS
-from untorch.bundle import Bundle, Variant
+from untorch.bundle import PACKED, Bundle, Variant
 from untorch.config import ModelConfig
 from untorch.errors import InputError, SequenceTooLongError, TaskError
-from untorch.loading import choose_variant, open_session
+from untorch.loading import open_model, open_session
 from untorch.outputs import BaseModelOutput, ModelOutput
 from untorch.plans import Plan, remembered
+from untorch.providers import resolve_device
 from untorch.session import Session
 
 Array = NDArray[Any]
@@ -42,6 +44,8 @@ class AutoModel:
     ) -> None:
         self.bundle = bundle
         self.session = session
+        # The same model without padding in its layers, for batches that have much of it; on a card only.
+        self.packed: Session | None = None
         self.precision = variant.precision
         self.config = config
         self.plan = plan
@@ -59,15 +63,15 @@ class AutoModel:
     ) -> Self:
         """Load a bundle: a folder, an installed model package's name, or a Hub id.
 
-        `precision="auto"` takes int8 on the CPU where its parity gate was passed, else fp32. Where `untorch tune` has
-        remembered a plan and nothing here asks for something else, the plan is taken. Digests are compared with the
-        manifest's while ONNX Runtime opens the graph. Raises BundleError, TaskError (the
-        bundle has no such head) or DeviceError.
+        `precision="auto"` takes int8 on the CPU and fp16 on a card where its parity gate was passed, else fp32. Where
+        `untorch tune` has remembered a plan and nothing here asks for something else, the plan is taken. Digests are
+        compared with the manifest's while ONNX Runtime opens the graph. Raises BundleError, TaskError (the bundle has
+        no such head) or DeviceError.
         """
         from untorch.hub import resolve
 
         return cls.from_bundle(
-            Bundle(resolve(checkpoint, revision=revision, precision=precision)),
+            Bundle(resolve(checkpoint, revision=revision, precision=precision, device=device)),
             device=device,
             precision=precision,
             threads=threads,
@@ -80,10 +84,11 @@ class AutoModel:
         """Load an opened bundle; see `from_pretrained`."""
         untold = (device, precision, threads) == ("auto", "auto", None)
         plan = remembered(bundle, cls.output_names) if untold else None
+        if plan is not None and plan.device not in ("cpu", "openvino", resolve_device("auto")):
+            plan = None  # the card that it was made on is not here today
         if plan is not None:
             device, precision, threads = plan.device, plan.precision, plan.threads
-        variant = choose_variant(bundle, precision, cls.output_names)
-        session = open_session(bundle, variant, variant.role_for(cls.output_names), device=device, threads=threads)
+        variant, [session] = open_model(bundle, precision, cls.output_names, device=device, threads=threads)
         outputs = {tensor.name: len(tensor.axes) for tensor in session.outputs}
         other_task = cls.tasks and bundle.task and bundle.task not in cls.tasks
         if other_task or any(outputs.get(name) != cls.output_rank for name in cls.output_names):
@@ -92,12 +97,30 @@ class AutoModel:
                 f"{', '.join(outputs)}; {cls.__name__} needs {cls.head} ({', '.join(cls.output_names)}). "
                 "Export the checkpoint with a task that has this head"
             )
-        return cls(bundle, session, variant, ModelConfig.load(bundle.path), plan)
+        config = ModelConfig.load(bundle.path)
+        shapes = config.max_sequence_length, {"input_ids": config.get("pad_token_id") or 0}
+        model = cls(bundle, session, variant, config, plan)
+        if variant.precision.endswith(PACKED):
+            model.packed = session
+            plain = bundle.variant(variant.precision.removesuffix(PACKED))
+            role = plain.role_for(cls.output_names, session.device)
+            model.session = open_session(bundle, plain, role, device=session.device, threads=threads)
+            model.session.capture(*shapes)
+        else:
+            session.capture(*shapes)
+        return model
 
     @property
     def device(self) -> str:
-        """Where the model runs: `cpu` or `cuda:N`."""
+        """Where the model runs: `cpu`, `cuda:N` or `openvino`. Its `reason` says why it was taken."""
         return self.session.device
+
+    def warmup(self) -> None:
+        """Do now what the first calls would: allocate, and on a card capture the CUDA graphs of small batches.
+
+        Captured graphs serve the thread that captured them.
+        """
+        self.session.warmup(self.output_names)
 
     @property
     def callers(self) -> int:
@@ -136,12 +159,13 @@ class AutoModel:
         """
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids, **inputs}
         feeds = self._check({name: value for name, value in given.items() if value is not None})
-        names = self.output_names
-        return self.output_class(zip(names, self.session.run(feeds, names), strict=True))
+        return self.output_class(zip(self.output_names, AutoModel.forward(self, feeds), strict=True))
 
     def forward(self, feeds: Mapping[str, Array]) -> list[Array]:
         """Run arrays that are known to be good, in the graph's own dtypes; this head's outputs in order."""
-        return self.session.run(feeds, self.output_names)
+        packs = self.packed is not None and buckets.packs(feeds["attention_mask"])
+        session = self.packed if packs and self.packed is not None else self.session
+        return session.run(feeds, self.output_names)
 
     def check_length(self, length: int, what: str = "the sequence") -> None:
         """Raise SequenceTooLongError if a row of `length` tokens does not fit."""

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from untorch import buckets, cuda, openvino, providers
 from untorch.bundle import Tensor
-from untorch.devices import onnxruntime, resolve_device, usable_cores
+from untorch.card import Card
+from untorch.devices import onnxruntime, usable_cores
 from untorch.errors import BundleError, DeviceError, UntorchError
 
 # A tensor that ONNX Runtime holds, on whatever device: its OrtValue.
@@ -19,6 +21,8 @@ Value = Any
 
 # How long a thread of the pool stays awake for the next operator (benchmarks/NOTES.md).
 SPIN_MICROSECONDS = 50
+# ONNX Runtime refuses to capture CUDA graphs of some models, in these words.
+_NOT_CAPTURED = "cannot use the graph capture feature"
 
 _DTYPES = {
     "tensor(int64)": "int64",
@@ -30,23 +34,57 @@ _DTYPES = {
 }
 
 
+# Words of ONNX Runtime's errors that are about a card, not about the file.
+_ABOUT_THE_CARD = ("CUDA", "CUBLAS", "Failed to load library", _NOT_CAPTURED)
+
+
 class Session:
     """A loaded graph, ready to run on one device.
 
-    `device` is `auto`, `cpu`, `cuda` or `cuda:N`; `threads` the size of the intra-op pool (default: every usable
-    core); `optimized` says that the file is already fused, so that only cheap rewrites are left for loading.
+    `device` is `auto`, `cpu`, `cuda`, `cuda:N` or `openvino`; `threads` the size of the intra-op pool (default: every
+    usable core); `optimized` says that the file is already fused, so that only cheap rewrites are left for loading.
+    `capturable` says that its shapes are rows and tokens alone, so that on a card CUDA graphs may be captured of it.
+    On any device but the CPU every node that does work runs there: ONNX Runtime is asked, node by node.
 
     Raises BundleError if ONNX Runtime cannot load the file, DeviceError if the device cannot be had or would
-    not run the graph, DependencyError if ONNX Runtime is not there.
+    not run the graph, DependencyError if ONNX Runtime or a plugin is not there.
     """
 
     def __init__(
-        self, graph: Path, *, device: str = "auto", threads: int | None = None, optimized: bool = False
+        self,
+        graph: Path,
+        *,
+        device: str = "auto",
+        threads: int | None = None,
+        optimized: bool = False,
+        capturable: bool = False,
     ) -> None:
-        ort = onnxruntime()
         self._process = os.getpid()
-        self.device = resolve_device(device)
+        self.device = providers.resolve_device(device)
         self.threads = threads or usable_cores()
+        self.nodes: tuple[providers.Node, ...] = ()
+        graphs = False
+        if self.device == "cpu":
+            self._session = self._open(graph, self._options(optimized), ["CPUExecutionProvider"])
+        elif self.device == "openvino":
+            options = self._options(optimized)
+            options.add_provider_for_devices(openvino.require(), {})
+            self._session = self._open(graph, options, None)
+        else:
+            self._session, graphs = self._open_on_card(graph, optimized, capturable)
+        if self.device != "cpu":
+            self.nodes = providers.placement(self._session)
+            providers.require_on_device(self.nodes, self.device)
+        self.inputs = tuple(_tensor(item) for item in self._session.get_inputs())
+        self.outputs = tuple(_tensor(item) for item in self._session.get_outputs())
+        self._card = (
+            Card(self._session, self.device, self.inputs, self.outputs, graphs=graphs)
+            if self.device.startswith("cuda")
+            else None
+        )
+
+    def _options(self, optimized: bool) -> Any:
+        ort = onnxruntime()
         options = ort.SessionOptions()
         # Errors are raised with their message; printing them as well would say everything twice.
         options.log_severity_level = 4
@@ -60,20 +98,37 @@ class Session:
         options.enable_mem_pattern = False
         level = ort.GraphOptimizationLevel
         options.graph_optimization_level = level.ORT_ENABLE_BASIC if optimized else level.ORT_ENABLE_ALL
-        providers: list[Any] = ["CPUExecutionProvider"]
         if self.device != "cpu":
-            providers.insert(0, ("CUDAExecutionProvider", {"device_id": self.device.partition(":")[2]}))
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        return options
+
+    def _open(self, graph: Path, options: Any, chosen: list[Any] | None) -> Any:
+        arguments = {} if chosen is None else {"providers": chosen}
         try:
-            self._session = ort.InferenceSession(str(graph), options, providers=providers)
+            # Without its fallback: ONNX Runtime would print what failed and run on the CPU.
+            return onnxruntime().InferenceSession(str(graph), options, enable_fallback=0, **arguments)
         except Exception as error:  # ONNX Runtime's errors have no common base below Exception
-            raise BundleError(f"ONNX Runtime cannot load {graph}: {_first_line(error)}") from error
-        if self.device != "cpu" and self._session.get_providers()[0] != "CUDAExecutionProvider":
-            raise DeviceError(
-                f"{self.device} was asked for, but ONNX Runtime's CUDA provider did not start, so the graph would run "
-                "on the CPU. Run `untorch doctor` to see which library is missing, or pass device='cpu'"
-            )
-        self.inputs = tuple(_tensor(item) for item in self._session.get_inputs())
-        self.outputs = tuple(_tensor(item) for item in self._session.get_outputs())
+            reason = _first_line(error)
+            if self.device.startswith("cuda") and any(word in reason for word in _ABOUT_THE_CARD):
+                raise DeviceError(cuda.explain(reason)) from error
+            if self.device == "openvino" and "OpenVINO" in reason:
+                raise DeviceError(f"OpenVINO cannot run {graph}: {reason}") from error
+            raise BundleError(f"ONNX Runtime cannot load {graph}: {reason}") from error
+
+    def _open_on_card(self, graph: Path, optimized: bool, capturable: bool) -> tuple[Any, bool]:
+        """The session, and whether CUDA graphs can be captured of it: ONNX Runtime refuses where the CPU has a part."""
+        for graphs in (True, False) if capturable else (False,):
+            options = providers.cuda_options(self.device, graphs=graphs)
+            try:
+                session = self._open(graph, self._options(optimized), [(cuda.PROVIDER, options), providers.CPU])
+            except DeviceError as error:
+                if graphs and _NOT_CAPTURED in str(error):
+                    continue
+                raise
+            if session.get_providers()[0] != cuda.PROVIDER:
+                raise DeviceError(f"{self.device} was asked for, and ONNX Runtime's CUDA provider did not start")
+            return session, graphs
+        raise AssertionError("unreachable: a session without graphs opens or raises")
 
     def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None) -> list[NDArray[Any]]:
         """Run the graph once. Returns the arrays named in `outputs` in that order, or all of them.
@@ -82,10 +137,29 @@ class Session:
         """
         self._refuse_after_fork()
         try:
+            if self._card is not None:
+                return self._card.run(feeds, outputs or [tensor.name for tensor in self.outputs])
             return self._session.run(outputs, feeds)  # type: ignore[no-any-return]
         except Exception as error:
             shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in feeds.items())
             raise UntorchError(f"ONNX Runtime failed on inputs {shapes}: {_first_line(error)}") from error
+
+    def capture(self, limit: int | None, fills: Mapping[str, int]) -> None:
+        """On a card, capture a CUDA graph for each of a ladder of small shapes at its first use, or by `warmup`.
+
+        `limit` is the most tokens a row may have (None: any number; 0: capture nothing), `fills` what padding is
+        filled with, by input. Elsewhere, and for graphs whose shapes are not rows and tokens alone, nothing changes.
+        """
+        if self._card is not None:
+            self._card.capture(buckets.ladder(limit), fills)
+
+    def warmup(self, outputs: Sequence[str]) -> None:
+        """Run every shape that graphs are captured for once; where there are none, one row of one token."""
+        shapes = self._card.ladder if self._card is not None else ()
+        for bucket in shapes or (buckets.Bucket(1, 1),):
+            size = (bucket.batch, bucket.length)
+            # Ones are a mask that counts everything in, and an id that every vocabulary has.
+            self.run({tensor.name: np.ones(size, tensor.dtype) for tensor in self.inputs}, outputs)
 
     def value(self, array: NDArray[Any]) -> Value:
         """The array as a value on the session's device; on the CPU it is the same memory."""
@@ -100,8 +174,8 @@ class Session:
         Raises UntorchError with ONNX Runtime's own message if the run fails.
         """
         self._refuse_after_fork()
-        binding = self._session.io_binding()
         kind, index = self._place
+        binding = self._session.io_binding()
         try:
             for name, feed in feeds.items():
                 if isinstance(feed, np.ndarray):
@@ -129,9 +203,9 @@ class Session:
 
     @property
     def _place(self) -> tuple[str, int]:
-        """The device as ONNX Runtime names it."""
+        """The memory that values live in, as ONNX Runtime names it; OpenVINO's is the CPU's."""
         kind, _, index = self.device.partition(":")
-        return kind, int(index or 0)
+        return ("cuda", int(index)) if kind == "cuda" else ("cpu", 0)
 
 
 def _shape(feed: NDArray[Any] | Value) -> Sequence[int]:

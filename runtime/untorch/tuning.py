@@ -20,9 +20,10 @@ import numpy as np
 from untorch.benchmark import text_of
 from untorch.bundle import Bundle
 from untorch.config import ModelConfig
-from untorch.devices import resolve_device, usable_cores
-from untorch.errors import TaskError, UntorchError
+from untorch.devices import usable_cores
+from untorch.errors import DependencyError, DeviceError, TaskError, UntorchError
 from untorch.plans import Plan
+from untorch.providers import resolve_device
 
 # Tokens of the single texts, and of a batch of sentences, that are tried.
 LENGTHS = (16, 128)
@@ -91,18 +92,30 @@ def _pools(bundle: Bundle) -> Iterator[Plan]:
     for precision, variant in bundle.variants.items():
         if not variant.trusted:
             continue
-        for device in dict.fromkeys((resolve_device("auto"), "cpu")):
-            for threads in sorted({1, cores}, reverse=True) if device == "cpu" else (1,):
-                yield Plan(precision, device, threads, 1, _sizes(device)[0])
+        for device in _devices():
+            if variant.roles_on(device):
+                for threads in sorted({1, cores}, reverse=True) if device == "cpu" else (cores,):
+                    yield Plan(precision, device, threads, 1, _sizes(device)[0])
+
+
+def _devices() -> list[str]:
+    """The CPU, and what else works here."""
+    found = ["cpu"]
+    for name in ("auto", "openvino"):
+        try:
+            found.append(resolve_device(name))
+        except (DeviceError, DependencyError):
+            continue
+    return list(dict.fromkeys(map(str, found)))
 
 
 def _sizes(device: str) -> tuple[int, ...]:
-    return MAX_TOKENS["cpu" if device == "cpu" else "cuda"]
+    return MAX_TOKENS["cuda" if device.startswith("cuda") else "cpu"]
 
 
 def _batchings(pool: Plan) -> Iterator[Plan]:
     """The plans of one pool. Where operators have one thread each, only several batches at once use all cores."""
-    cores = usable_cores() if pool.device == "cpu" else 1
+    cores = 1 if pool.device.startswith("cuda") else usable_cores()
     for callers in sorted({cores if pool.threads == 1 else 1, cores}):
         for max_tokens in _sizes(pool.device):
             yield replace(pool, callers=callers, max_tokens=max_tokens)

@@ -13,6 +13,7 @@ from untorch import golden
 from untorch.bundle import GOLDEN, Bundle, Variant
 from untorch.errors import BundleError, FormatError
 from untorch.loading import open_session
+from untorch.providers import resolve_device
 from untorch.session import Session
 
 
@@ -57,7 +58,7 @@ class Report:
 
 
 def verify(bundle: Bundle, *, device: str = "auto") -> Report:
-    """Check every digest, then run every variant on the reference inputs and compare with PyTorch's outputs.
+    """Check every digest, then run every variant that the device can on the reference inputs, and compare with PyTorch.
 
     Raises IntegrityError for an altered file and BundleError for a bundle with no manifest: there is nothing to
     verify it against. A variant that differs is in the report, not an error.
@@ -66,7 +67,10 @@ def verify(bundle: Bundle, *, device: str = "auto") -> Report:
         raise BundleError(f"{bundle.path} has no manifest, so there is nothing to verify it against; export it again")
     bundle.check()
     cases = golden.load(bundle.file(GOLDEN))
-    replays = tuple(_replay(bundle, variant, cases, device) for variant in bundle.variants.values())
+    taken = resolve_device(device)
+    replays = tuple(
+        _replay(bundle, variant, cases, taken) for variant in bundle.variants.values() if variant.roles_on(taken)
+    )
     return Report(len(bundle.files), replays)
 
 
@@ -77,7 +81,7 @@ def _replay(bundle: Bundle, variant: Variant, cases: list[golden.Case], device: 
         raise FormatError(
             f"{bundle.path}: the {variant.precision} variant states no tolerance to replay under"
         ) from error
-    sessions = [open_session(bundle, variant, role, device=device, threads=None) for role in variant.graphs]
+    sessions = [open_session(bundle, variant, role, device=device, threads=None) for role in variant.roles_on(device)]
     worst, position = 0.0, "-"
     for index, case in enumerate(cases):
         for name, result in _results(bundle, sessions, case):

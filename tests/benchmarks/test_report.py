@@ -129,6 +129,37 @@ def test_the_page_is_whole_and_fetches_nothing(data):
     assert page.text.count("Not measured.") == 1  # the GPU
 
 
+def test_a_run_on_a_card_shows_its_goals_and_what_it_left_out(data):
+    pytest.importorskip("matplotlib", reason="the plots are drawn in the benchmark's own environment")
+    from benchmarks.report import render
+
+    one = {
+        "device": "NVIDIA H200",
+        "machine": {"driver": "580.1"},
+        "limits": {"operations_per_second": 8e14},
+        "goals": [
+            {"goal": "text in, label out, 1x16", "wanted": "<= 0.6 ms", "measured": 0.5},
+            {"goal": "first answer, ms", "wanted": "<= 2000", "measured": None},
+        ],
+        "parity": [
+            {"model": "bert-base", "engine": "untorch fp16", "agreement": 1.0, "probability": 0.002, "timed": True}
+        ],
+        "left_out": [{"step": "torch.compile", "why": "not all was tuned in 80 s"}],
+        "results": [{"what": "model", "engine": "untorch fp16", "p50_ms": 0.41, "samples": [0.00041]}],
+    }
+    page = render(Results(data), [one])
+    for shown in (
+        "NVIDIA H200",
+        "580.1",
+        "not measured",
+        "0.41",
+        "not all was tuned in 80 s",
+        "Agreement with PyTorch",
+    ):
+        assert shown in page
+    assert "samples" not in page.partition("<h2>GPU</h2>")[2].partition("<h2>")[0]
+
+
 def test_gpu_results_are_shown(data):
     pytest.importorskip("matplotlib", reason="the plots are drawn in the benchmark's own environment")
     from benchmarks.report import render

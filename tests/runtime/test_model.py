@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -143,3 +144,22 @@ def test_a_file_that_is_no_graph_is_a_bundle_error(tmp_path):
     (tmp_path / "model.onnx").write_bytes(b"not a graph")
     with pytest.raises(BundleError, match="not an ONNX model"):
         AutoModel.from_pretrained(tmp_path)
+
+
+def test_padding_is_removed_where_it_pays_and_can_be(frozen_bundle):
+    """The packed session itself needs a card; which batches go there does not."""
+    model = AutoModelForSequenceClassification.from_pretrained(frozen_bundle, device="cpu", precision="fp32")
+    model.packed = SimpleNamespace(run=lambda feeds, names: ["packed"])
+    mask = np.zeros((64, 80), np.int64)
+    mask[:, :20] = 1
+    feeds = {tensor.name: np.ones_like(mask) for tensor in model.session.inputs}
+    assert model.forward({**feeds, "attention_mask": mask}) == ["packed"]
+    small = {name: array[:2, :9] for name, array in feeds.items()}
+    assert model.forward(small)[0].shape == (2, 2)
+
+
+def test_warming_up_changes_no_answer(frozen_bundle):
+    model = AutoModelForSequenceClassification.from_pretrained(frozen_bundle, device="cpu", precision="fp32")
+    before = model([[2, 10, 3]], attention_mask=[[1, 1, 1]]).logits
+    model.warmup()
+    assert np.array_equal(model([[2, 10, 3]], attention_mask=[[1, 1, 1]]).logits, before)

@@ -9,8 +9,9 @@ import os
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that choose how a bundle is loaded."""
     parser.add_argument("--task", metavar="T", help="what to do with the texts (default: what the bundle was made for)")
-    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda or cuda:N (default: auto)")
-    parser.add_argument("--precision", default="auto", metavar="P", help="auto, fp32, int8, … (default: auto)")
+    devices = "auto, cpu, cuda, cuda:N, openvino (default: auto)"
+    parser.add_argument("--device", default="auto", metavar="D", help=devices)
+    parser.add_argument("--precision", default="auto", metavar="P", help="auto, fp32, int8, fp16, … (default: auto)")
     add_trust_argument(parser)
     parser.add_argument("--revision", metavar="R", help="a Hub repository's branch, tag or commit")
 

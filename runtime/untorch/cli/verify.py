@@ -15,7 +15,8 @@ HELP = "check a bundle's digests and replay its PyTorch reference on this machin
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("bundle", metavar="BUNDLE", help="a bundle's folder, installed model or Hub id")
-    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda or cuda:N (default: auto)")
+    devices = "auto, cpu, cuda, cuda:N, openvino (default: auto)"
+    parser.add_argument("--device", default="auto", metavar="D", help=devices)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 

@@ -51,8 +51,8 @@ def pipeline(
 
     `model` is a bundle folder, an installed model package's name, a Hub id, or a loaded model; without one the
     installed default for the task is taken, with a notice. Without a task, the bundle's own is taken. `device` is
-    `auto`, `cpu`, `cuda`, `cuda:N` or a number as in transformers (-1 the CPU). Further arguments are defaults for
-    every call. Raises TaskError for an unknown task, or one that the bundle cannot do.
+    `auto`, `cpu`, `cuda`, `cuda:N`, `openvino` or a number as in transformers (-1 the CPU). Further arguments are
+    defaults for every call. Raises TaskError for an unknown task, or one that the bundle cannot do.
     """
     if task is None and model is None:
         raise TaskError(f"name a task ({', '.join([*TASKS, *ALIASES])}) or a model")
@@ -66,7 +66,7 @@ def pipeline(
         folder = (
             default_model(_canonical(str(task)))
             if model is None
-            else resolve(model, revision=revision, precision=precision)
+            else resolve(model, revision=revision, precision=precision, device=device)
         )
         bundle = Bundle(folder)
     name = _canonical(task or bundle.task or _missing_task(bundle.path))

@@ -60,8 +60,12 @@ class Pipeline:
 
     @property
     def device(self) -> str:
-        """Where the model runs: `cpu` or `cuda:N`."""
+        """Where the model runs: `cpu`, `cuda:N` or `openvino`. Its `reason` says why it was taken."""
         return self.model.device
+
+    def warmup(self) -> None:
+        """Do now what the first calls would: allocate, and on a card capture the CUDA graphs of small batches."""
+        self.model.warmup()
 
     @property
     def precision(self) -> str:

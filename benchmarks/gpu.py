@@ -1,0 +1,395 @@
+#!/usr/bin/env python3
+"""Everything there is to measure on a card, by one command: parity first, then times, beside the same work in PyTorch.
+
+    python benchmarks/gpu.py [--device cuda] [--budget SECONDS] [--quick]
+
+It builds its models on the spot from their configurations with random weights, checks every engine's answers against
+PyTorch in fp32, and writes `gpu-DATE.json` after each step to `$OUT`, or to `benchmarks/results`, where the HTML
+report finds it. `--device cpu --quick` is a smoke run: it shows that everything works, and its figures mean nothing.
+Steps that the budget leaves no time for are left out and named. It needs numpy, tokenizers, onnx, torch, transformers
+and onnxruntime-gpu, and no Optimum.
+
+On a machine without a network, onnxruntime-gpu has to be brought along. Where what can be brought at once is limited
+to less than the wheel, keep only the card's architecture, in parts, and bring one part a call:
+
+    1.  python slim_wheel.py WHEEL --arch 90 --out .ortgpu --part-mib 30       here, once
+    2.  mkdir -p /tmp/parts && cp .ortgpu/ortgpu.tar.xz.00 /tmp/parts           there, with the first part
+    3.  cp .ortgpu/ortgpu.tar.xz.* /tmp/parts && mkdir -p /tmp/site && cat /tmp/parts/ortgpu.tar.xz.* |
+        tar -xJ -C /tmp/site && PYTHONPATH=/tmp/site python3 benchmarks/gpu.py   there, with the other parts
+
+Between two calls the machine must stay the same one. NVIDIA's libraries are taken from PyTorch's packages.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "runtime"), str(ROOT / "export")]
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import numpy as np  # noqa: E402
+
+from benchmarks.card import engines, masks, models, texts, work  # noqa: E402
+
+# Batches and lengths: of the first model all of them, of the others the corners.
+GRID = {"distilbert-base": ((1, 8, 32, 128, 256), (16, 32, 128, 512))}
+CORNERS = (1, 32, 256), (16, 128, 512)
+# Above this many tokens fp32 takes seconds a call, and nobody would run it so.
+FP32_TOKENS = 8192
+# An engine is timed if it decides as PyTorch's fp32 does, and no probability moves further than this.
+AGREEMENT, PROBABILITY = 0.98, 0.05
+# Engines that are tried with the first model alone.
+FIRST_ONLY = ("torch fp16 eager", "session.run fp32", "untorch fp16, no graphs")
+# Engines that run the head's graph, whose last layer works for one token a row.
+HEADS = ("untorch fp16", "untorch fp16, no graphs")
+
+_clock = time.perf_counter
+
+
+class Run:
+    """One run of this script: its results so far, and the time that is left."""
+
+    def __init__(self, device: str, budget: float, quick: bool, out: Path) -> None:
+        self.device, self.quick = device, quick
+        self.end = _clock() + budget
+        self.path = out / ("gpu-quick.json" if quick else f"gpu-{datetime.now(UTC):%Y-%m-%d-%H%M}.json")
+        self.configs = models.QUICK if quick else models.CONFIGS
+        self.bundles: dict[str, Path] = {}
+        self.engines: dict[str, dict[str, engines.Forward]] = {}
+        self.data: dict[str, Any] = {
+            "device": "", "started": datetime.now(UTC).isoformat(timespec="seconds"), "quick": quick, "machine": {},
+            "limits": {}, "parity": [], "results": [], "timeline": [], "left_out": [], "seconds": {},
+        }  # fmt: skip
+
+    def step(self, name: str, least: float, do: Callable[[], None], *, needed: bool = False) -> None:
+        """Do a step if `least` seconds are left.
+
+        What goes wrong in it is written down, and the next one follows, unless it is `needed` for all others.
+        """
+        start = _clock()
+        if self.end - start < least:
+            self.data["left_out"].append({"step": name, "why": f"{self.end - start:.0f} s left, {least:.0f} wanted"})
+        else:
+            try:
+                do()
+            except Exception as error:
+                if needed:
+                    raise
+                traceback.print_exc()
+                self.data["left_out"].append({"step": name, "why": f"{type(error).__name__}: {str(error)[:300]}"})
+            self.data["seconds"][name] = round(_clock() - start, 1)
+        print(f"{name}: {_clock() - start:.1f} s", flush=True)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        part = self.path.with_suffix(".part")
+        part.write_text(json.dumps(self.data, indent=1))
+        part.replace(self.path)
+
+    def add(self, what: str, model: str, engine: str, case: str, samples: list[float], **more: Any) -> None:
+        """A row of samples, in seconds."""
+        ordered = sorted(samples)
+        row = {
+            "what": what, "model": model, "engine": engine, "case": case, "p50_ms": 1e3 * statistics.median(ordered),
+            "p99_ms": 1e3 * ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))], **more,
+        }  # fmt: skip
+        self.data["results"].append({**row, "samples": samples[:600]})
+
+    def median(self, what: str, model: str, engine: str, case: str) -> float | None:
+        """The median of a row in milliseconds, if it was measured."""
+        rows = self.data["results"]
+        key = (what, model, engine, case)
+        found = [row["p50_ms"] for row in rows if (row["what"], row["model"], row["engine"], row["case"]) == key]
+        return found[-1] if found else None
+
+    # Steps, in the order in which they matter.
+
+    def describe(self) -> None:
+        """What the machine is, and whether the card can be had at all: an error here ends the run."""
+        import onnxruntime
+        import torch
+        import transformers
+
+        from untorch import cuda
+
+        machine = {
+            "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
+            "onnxruntime": onnxruntime.__version__, "cores": len(os.sched_getaffinity(0)),
+        }  # fmt: skip
+        self.data["device"] = "CPU, a smoke run" if self.device == "cpu" else torch.cuda.get_device_name(0)
+        if self.device == "cuda":
+            found = cuda.require("cuda:0")
+            machine |= {"driver": found.driver, "driver_cuda": found.driver_cuda, "cudnn": found.cudnn}
+        self.data["machine"] = machine
+
+    def limits(self) -> None:
+        """The card's own matrix rate and copy bandwidth."""
+        self.data["limits"] = work.limits(self.device, quick=self.quick)
+
+    def build(self, folder: Path) -> None:
+        """Every model, from its configuration, each in a process of its own."""
+        workers = min(len(self.configs), max(1, len(os.sched_getaffinity(0)) // 2))
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+            made = {name: pool.submit(models.build, name, config, folder) for name, config in self.configs.items()}
+            self.bundles = {name: future.result() for name, future in made.items()}
+
+    def load(self) -> None:
+        """Every engine that can run here. One that cannot is named, and is not timed."""
+        packed = ["fp16_packed"] if self.device == "cuda" else []
+        for name, config in self.configs.items():
+            bundle = self.bundles[name]
+            makers: dict[str, Callable[[], engines.Forward]] = {
+                "torch fp16 sdpa": lambda config=config: engines.torch_engine(config, self.device),
+                "torch fp16 eager": lambda config=config: engines.torch_engine(config, self.device, attention="eager"),
+                **{
+                    f"session.run {precision}": lambda bundle=bundle, precision=precision: engines.plain_session(
+                        bundle, precision, self.device
+                    )
+                    for precision in ("fp32", "fp16")
+                },
+                **{
+                    f"untorch {precision}": lambda bundle=bundle, precision=precision: engines.untorch_engine(
+                        bundle, precision, self.device
+                    )
+                    for precision in ("fp16", *packed)
+                },
+                **{
+                    f"session.run fp16, mask as {form}": lambda bundle=bundle, form=form: engines.plain_session(
+                        bundle, masks.write(bundle, form), self.device
+                    )
+                    for form in masks.FORMS[:2]
+                },
+                **{
+                    f"session.run {precision}": lambda bundle=bundle, precision=precision: engines.plain_session(
+                        bundle, precision, self.device
+                    )
+                    for precision in packed
+                },
+                "untorch fp16, no graphs": lambda bundle=bundle: engines.untorch_engine(
+                    bundle, "fp16", self.device, graphs=False
+                ),
+            }
+            self.engines[name] = {}
+            for engine, make in makers.items():
+                if engine in FIRST_ONLY and name not in GRID:
+                    continue
+                try:
+                    self.engines[name][engine] = make()
+                except Exception as error:
+                    why = f"{type(error).__name__}: {str(error)[:300]}"
+                    self.data["left_out"].append({"step": f"{name}: {engine}", "why": why})
+
+    def parity(self) -> None:
+        """Every engine against PyTorch in fp32 on the CPU; one that disagrees is not timed."""
+        for name, config in self.configs.items():
+            reference = engines.reference(config)
+            batches = [texts.ids(*shape, ragged=True) for shape in ((1, 16), (8, 37), (40, 64), (3, 200))]
+            expected = np.concatenate([reference(*batch) for batch in batches])
+            for engine, forward in list(self.engines[name].items()):
+                try:
+                    row = texts.compare(expected, np.concatenate([forward(*batch) for batch in batches]))
+                except Exception as error:
+                    row = {"agreement": 0.0, "probability": 1.0, "error": f"{type(error).__name__}: {str(error)[:300]}"}
+                good = row["agreement"] >= AGREEMENT and row["probability"] <= PROBABILITY
+                self.data["parity"].append({"model": name, "engine": engine, **row, "timed": good})
+                print(f"  {name}, {engine}: {row}", flush=True)
+                if not good:
+                    del self.engines[name][engine]
+
+    def grid(self) -> None:
+        """The model alone: batches of full rows, ids on the host to logits on the host."""
+        for name, config in self.configs.items():
+            batches, lengths = GRID.get(name, CORNERS) if not self.quick else ((1, 4), (16, 32))
+            for batch, length in itertools.product(batches, lengths):
+                given = texts.ids(batch, length)
+                for engine, forward in self.engines[name].items():
+                    if "fp32" in engine and batch * length > FP32_TOKENS:
+                        continue
+                    if self.end - _clock() < 5:
+                        raise TimeoutError("the budget ran out inside the grid")
+                    samples = texts.samples(lambda f=forward, g=given: f(*g), self.quick)
+                    floor = work.operations(config, [length] * batch, head_only=engine in HEADS)
+                    share = floor / statistics.median(samples) / self.data["limits"]["operations_per_second"]
+                    self.add("model", name, engine, f"{batch}x{length}", samples, share=share)
+
+    def one_text(self) -> None:
+        """Text in, label out, one text of 16, 32 and 128 tokens at a time."""
+        for name in self.configs:
+            attentions = ("sdpa", "eager") if name in GRID else ("sdpa",)
+            callers = texts.callers(self.bundles[name], self.configs[name], self.device, attentions)
+            for length in (16, 32, 128):
+                made = texts.latency(self.bundles[name], length)
+                for engine, call in callers.items():
+                    times = 3 if self.quick else 500 if name in GRID else 100
+                    samples = texts.samples_over(call, made, times)
+                    self.add("text to label", name, engine, f"1x{length}", samples)
+
+    def ragged(self) -> None:
+        """Sentences as they come: end to end, and the model's part of it against the card's limit."""
+        name = "distilbert-base"
+        config = self.configs[name]
+        made = texts.sentences(self.bundles[name], 64 if self.quick else 4096)
+        floor = work.operations(config, made.tokens, head_only=True)
+        for engine, call in texts.streams(self.bundles[name], config, self.device, made).items():
+            call(made.texts[:256])
+            for _ in range(1 if self.quick else 3):
+                spans: list[tuple[str, float, float]] = []
+                start = _clock()
+                call(made.texts, spans)
+                seconds = _clock() - start
+                model = sum(end - begin for kind, begin, end in spans if kind == "model")
+                rate = self.data["limits"]["operations_per_second"]
+                self.add(
+                    "sentences", name, engine, f"{len(made.texts)} texts", [seconds],
+                    texts_per_second=len(made.texts) / seconds, model_seconds=model,
+                    share=floor / model / rate if model else None,
+                )  # fmt: skip
+            self.data["timeline"].append({"engine": engine, "spans": [list(span) for span in spans][:4000]})
+
+    def start(self, bundle: Path) -> None:
+        """From the start of a process to its first answer on the device."""
+        for engine, code in texts.first_answers(bundle, self.configs["distilbert-base"], self.device).items():
+            samples = []
+            for _ in range(1 if self.quick else 4 if "untorch" in engine else 2):
+                begin = _clock()
+                subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=ROOT, capture_output=True)
+                samples.append(_clock() - begin)
+            self.add("first answer", "distilbert-base", engine, "process start", samples)
+
+    def tests(self) -> None:
+        """The tests that need a card."""
+        command = [sys.executable, "-m", "pytest", "tests/runtime/test_cuda.py", "-q", "-p", "no:cacheprovider"]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path[:3], os.environ.get("PYTHONPATH", "")])}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+        self.data["tests"] = {"rc": done.returncode, "tail": done.stdout[-3000:]}
+        print(done.stdout[-1500:], flush=True)
+
+    def compiled(self, names: Iterable[str], seconds: float) -> None:
+        """`torch.compile` in a process of its own, since tuning takes as long as it takes; rows as they come."""
+        command = [sys.executable, str(Path(__file__)), "--compile-peer", *names, "--device", self.device]
+        process = subprocess.Popen([*command, *(["--quick"] if self.quick else [])], stdout=subprocess.PIPE, text=True)
+        try:
+            out, _ = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, _ = process.communicate()
+            self.data["left_out"].append({"step": "torch.compile", "why": f"not all was tuned in {seconds:.0f} s"})
+        for line in out.splitlines():
+            if line.startswith("{"):
+                row = json.loads(line)
+                self.add("model", row["model"], row["engine"], row["case"], row["samples"], agreement=row["agreement"])
+
+    def options(self) -> None:
+        """Settings of the provider that might help, one at a time, on the fp16 graph or one with another mask."""
+        bundle = self.bundles["distilbert-base"]
+        for name, form, settings, entries in texts.OPTIONS:
+            precision = masks.write(bundle, form) if form else "fp16"
+            call = texts.with_options(bundle, precision, self.device, settings, entries)
+            for batch, length in ((1, 16), (32, 128), (32, 512)) if not self.quick else ((1, 16),):
+                given = texts.ids(batch, length)
+                samples = texts.samples(lambda c=call, g=given: c(*g), self.quick)
+                self.add("option", "distilbert-base", name, f"{batch}x{length}", samples)
+
+    def goals(self) -> None:
+        """What was wanted, and what came out."""
+        first = self.median("first answer", "distilbert-base", "untorch fp16", "process start")
+        one = self.median("text to label", "distilbert-base", "untorch fp16", "1x16")
+        model = self.median("model", "bert-base", "untorch fp16", "32x128")
+
+        def best(what: str, case: str, engine: str, key: str) -> float | None:
+            rows = self.data["results"]
+            found = [r[key] for r in rows if (r["what"], r["case"]) == (what, case) and r["engine"].startswith(engine)]
+            return max((value for value in found if value), default=None)
+
+        def ratio(over: float | None, under: float | None) -> float | None:
+            return over / under if over and under else None
+
+        sentences = next((row["case"] for row in self.data["results"] if row["what"] == "sentences"), "")
+        compiled = self.median("model", "distilbert-base", "torch.compile max-autotune", "1x16")
+        rows = [
+            ("text in, label out, 1x16", "<= 0.6 ms", one),
+            ("… over PyTorch fp16 eager", ">= 2x", ratio(
+                self.median("text to label", "distilbert-base", "torch fp16 eager", "1x16"), one)),
+            ("1x16, model, over torch.compile", ">= 1x", ratio(
+                compiled, self.median("model", "distilbert-base", "untorch fp16", "1x16"))),
+            ("bert-base 32x128, model", "<= 2.0 ms", model),
+            ("… over PyTorch fp16 SDPA", ">= 1.3x", ratio(
+                self.median("model", "bert-base", "torch fp16 sdpa", "32x128"), model)),
+            ("sentences over PyTorch fp16", ">= 1.5x", ratio(
+                best("sentences", sentences, "untorch", "texts_per_second"),
+                best("sentences", sentences, "torch", "texts_per_second"))),
+            ("sentences, model part, share of the limit", ">= 0.4", best("sentences", sentences, "untorch", "share")),
+            ("first answer, ms", "<= 2000", first),
+        ]  # fmt: skip
+        self.data["goals"] = [{"goal": goal, "wanted": wanted, "measured": value} for goal, wanted, value in rows]
+        for row in self.data["goals"]:
+            print(row, flush=True)
+
+
+def compile_peer(names: list[str], device: str, quick: bool) -> None:
+    """The child process: tune, compare, time, print a row at once."""
+    configs = models.QUICK if quick else models.CONFIGS
+    for name in names:
+        model, _, shape = name.partition(":")
+        batch, length = (int(part) for part in shape.split("x"))
+        forward = engines.torch_engine(configs[model], device, compiled="eager" if quick else "max-autotune")
+        given = texts.ids(batch, length)
+        row = texts.compare(engines.reference(configs[model])(*given), forward(*given))
+        samples = texts.samples(lambda f=forward, g=given: f(*g), quick)
+        found = {"model": model, "engine": "torch.compile max-autotune", "case": shape, "samples": samples, **row}
+        print(json.dumps(found), flush=True)
+
+
+def main() -> None:
+    """Everything, in the order in which it matters."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--budget", type=float, default=420, help="seconds in all (default: 420)")
+    parser.add_argument("--quick", action="store_true", help="a smoke run: tiny models, few calls")
+    parser.add_argument("--compile-peer", nargs="*", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.compile_peer is not None:
+        compile_peer(arguments.compile_peer, arguments.device, arguments.quick)
+        return
+    out = Path(os.environ.get("OUT") or ROOT / "benchmarks" / "results")
+    run = Run(arguments.device, arguments.budget, arguments.quick, out)
+    run.describe()
+    with tempfile.TemporaryDirectory() as scratch:
+        run.step("limits", 10, run.limits, needed=True)
+        run.step("build", 20, lambda: run.build(Path(scratch)), needed=True)
+        run.step("tests", 60, run.tests)
+        run.step("load", 20, run.load)
+        run.step("parity", 20, run.parity)
+        run.step("one text", 20, run.one_text)
+        run.step("sentences", 20, run.ragged)
+        run.step("first answer", 30, lambda: run.start(run.bundles["distilbert-base"]))
+        left = min(90.0, max(run.end - _clock() - 60, 10))
+        run.step("torch.compile", 10, lambda: run.compiled(("distilbert-base:1x16", "bert-base:32x128"), left))
+        run.step("grid", 10, run.grid)
+        run.step("options", 20, run.options)
+        run.step("goals", -1e9, run.goals)
+    print(f"written: {run.path}")
+    sys.stdout.flush()
+    # Sessions and PyTorch's threads are not waited for.
+    wrong = run.data.get("tests", {}).get("rc", 0) or any("Error" in one["why"] for one in run.data["left_out"])
+    os._exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()

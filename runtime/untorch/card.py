@@ -1,0 +1,179 @@
+"""Runs one session on a card: bound buffers, and captured CUDA graphs for small shapes.
+
+Everything that is decided is in `buckets.py`; here is what touches the card. One run at a time: ONNX Runtime allows
+no other while graphs are captured, and a card has nothing to gain from two.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from untorch import buckets, cuda
+from untorch.buckets import Bucket
+from untorch.bundle import Tensor
+from untorch.devices import onnxruntime
+
+Array = NDArray[Any]
+
+# The number that tells ONNX Runtime to run without capturing.
+_NO_GRAPH = -1
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """One captured shape: host buffers in pinned memory, values on the card, and the binding that names them."""
+
+    hosts: dict[str, Array]
+    inputs: dict[str, Any]
+    outputs: list[Any]
+    binding: Any
+    options: Any
+
+
+class Card:
+    """A session on `cuda:N`. `graphs` says that it was opened for capturing.
+
+    Graphs are captured for the shapes of the ladder that `capture` sets, each at its first run. ONNX Runtime keeps
+    them by thread, so they belong to the first thread that runs, and to the next once that one has ended; other
+    threads run without.
+    """
+
+    # Where buffers lie, as ONNX Runtime names it.
+    _memory: ClassVar[str] = "cuda"
+
+    def __init__(
+        self, session: Any, device: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor], *, graphs: bool
+    ) -> None:
+        self._session = session
+        self._index = int(device.partition(":")[2])
+        self._inputs = {tensor.name: tensor for tensor in inputs}
+        self._outputs = {tensor.name: tensor for tensor in outputs}
+        self._graphs = graphs and buckets.is_bounded(inputs)
+        self._ladder: tuple[Bucket, ...] = ()
+        self._fills: Mapping[str, int] = {}
+        self._plans: dict[tuple[Bucket, tuple[str, ...]], _Plan | None] = {}
+        self._numbers = 0
+        self._owner: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._hosts: dict[str, Array] = {}
+        self._devices: dict[str, Any] = {}
+        self._plain = self._run_options(_NO_GRAPH)
+
+    def capture(self, ladder: Sequence[Bucket], fills: Mapping[str, int]) -> None:
+        """Set the shapes to capture, and what padding is filled with, by input (default 0)."""
+        with self._lock:
+            self._ladder, self._fills = (tuple(ladder) if self._graphs else ()), dict(fills)
+            self._plans.clear()
+
+    @property
+    def ladder(self) -> tuple[Bucket, ...]:
+        """The shapes that graphs are captured for; empty where this graph cannot be captured."""
+        return self._ladder
+
+    def run(self, feeds: Mapping[str, Array], names: Sequence[str]) -> list[Array]:
+        """Run once; the outputs `names` as arrays of the caller's own."""
+        with self._lock:
+            used = self._shape(feeds)
+            bucket = buckets.choose(used.batch, used.length, self._ladder) if used and self._owns() else None
+            plan = self._plan(bucket, tuple(names)) if bucket else None
+            return self._replay(plan, feeds, names, used) if plan and used else self._run(feeds, names, used)
+
+    def _shape(self, feeds: Mapping[str, Array]) -> Bucket | None:
+        """The rows and tokens that all feeds share; None where they do not."""
+        shapes = {array.shape for array in feeds.values()}
+        (only,) = shapes if len(shapes) == 1 else ((),)
+        return Bucket(*only) if len(only) == 2 else None
+
+    def _owns(self) -> bool:
+        if self._owner is None or not self._owner.is_alive():
+            self._owner = threading.current_thread()
+            self._plans.clear()
+        return self._owner is threading.current_thread()
+
+    def _plan(self, bucket: Bucket, names: tuple[str, ...]) -> _Plan | None:
+        """The bucket's plan, made at its first use; None where an output's size is not known beforehand."""
+        if (bucket, names) not in self._plans:
+            self._plans[bucket, names] = self._made(bucket, names)
+        return self._plans[bucket, names]
+
+    def _made(self, bucket: Bucket, names: tuple[str, ...]) -> _Plan | None:
+        inputs = tuple(self._inputs.values())
+        shapes = {name: buckets.shape(self._outputs[name].axes, inputs, bucket) for name in names}
+        sizes = {name: size for name, size in shapes.items() if size is not None}
+        if len(sizes) < len(names):
+            return None
+        size = (bucket.batch, bucket.length)
+        hosts = {tensor.name: cuda.pinned(size, tensor.dtype, self._index) for tensor in inputs}
+        values = {tensor.name: self._on_card(size, tensor.dtype) for tensor in inputs}
+        outputs = [self._on_card(sizes[name], self._outputs[name].dtype) for name in names]
+        binding = self._session.io_binding()
+        for name, value in values.items():
+            binding.bind_ortvalue_input(name, value)
+        for name, value in zip(names, outputs, strict=True):
+            binding.bind_ortvalue_output(name, value)
+        self._numbers += 1
+        return _Plan(hosts, values, outputs, binding, self._run_options(self._numbers))
+
+    def _replay(self, plan: _Plan, feeds: Mapping[str, Array], names: Sequence[str], used: Bucket) -> list[Array]:
+        inputs = tuple(self._inputs.values())
+        for name, host in plan.hosts.items():
+            buckets.fill(host, feeds[name], self._fills.get(name, 0))
+            plan.inputs[name].update_inplace(host)
+        self._session.run_with_iobinding(plan.binding, plan.options)
+        found = zip(names, plan.outputs, strict=True)
+        return [buckets.cut(self._fetched(value), self._outputs[name].axes, inputs, used) for name, value in found]
+
+    def _run(self, feeds: Mapping[str, Array], names: Sequence[str], used: Bucket | None) -> list[Array]:
+        """Without a graph: pinned host buffers and outputs on the card, both kept and grown."""
+        inputs = tuple(self._inputs.values())
+        binding = self._session.io_binding()
+        for name, array in feeds.items():
+            binding.bind_cpu_input(name, self._pinned(name, array))
+        for name in names:
+            tensor = self._outputs[name]
+            size = buckets.shape(tensor.axes, inputs, used) if used and buckets.is_bounded(inputs) else None
+            if size is None:
+                binding.bind_output(name, "cpu")
+            else:
+                place = self._reserved(name, int(np.prod(size)), tensor.dtype)
+                binding.bind_output(name, self._memory, self._index, np.dtype(tensor.dtype), size, place)
+        self._session.run_with_iobinding(binding, self._plain)
+        return [self._fetched(value) for value in binding.get_outputs()]
+
+    def _pinned(self, name: str, array: Array) -> Array:
+        """The array in pinned memory that the next run overwrites."""
+        host = self._hosts.get(name)
+        if host is None or host.size < array.size or host.dtype != array.dtype:
+            host = self._hosts[name] = cuda.pinned((array.size,), array.dtype.name, self._index)
+        view = host[: array.size].reshape(array.shape)
+        view[...] = array
+        return view
+
+    def _reserved(self, name: str, size: int, dtype: str) -> int:
+        """Address on the card of room for `size` elements, which the next run overwrites."""
+        value = self._devices.get(name)
+        if value is None or value.shape()[0] < size:
+            value = self._devices[name] = self._on_card((size,), dtype)
+        return int(value.data_ptr())
+
+    def _on_card(self, size: Sequence[int], dtype: str) -> Any:
+        return onnxruntime().OrtValue.ortvalue_from_shape_and_type(
+            list(size), np.dtype(dtype), self._memory, self._index
+        )
+
+    def _fetched(self, value: Any) -> Array:
+        """A value of the card's as an array of its own: `numpy` copies what is not in the host's memory."""
+        array: Array = value.numpy()
+        return array
+
+    def _run_options(self, graph: int) -> Any:
+        options = onnxruntime().RunOptions()
+        options.log_severity_level = 4
+        options.add_run_config_entry("gpu_graph_id", str(graph))
+        return options

@@ -1,0 +1,295 @@
+"""fp16 and its variant without padding, against PyTorch and against the graph they come from."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
+
+from untorch import Bundle, pipeline
+from untorch.bundle import preferred
+from untorch.errors import DeviceError
+from untorch.session import Session
+from untorch_export import graph, optimize, precision
+from untorch_export.errors import ExportError, ExportWarning
+from untorch_export.export import export
+from untorch_export.packing import pack
+
+
+@pytest.fixture(scope="module")
+def halved(make_bundle):
+    """A random two-label BERT: its checkpoint and its bundle with fp32, fp16 and fp16_packed."""
+    from checkpoints import small_bert
+
+    return make_bundle("halved", small_bert, precisions=("fp32", "fp16", "fp16_packed"))
+
+
+@pytest.fixture(scope="module")
+def bundle(halved):
+    return Bundle(halved[1])
+
+
+def test_fp16_passed_its_gate_and_says_where(bundle):
+    variant = bundle.variant("fp16")
+    assert variant.verdict == "close"
+    assert variant.extra["compared_on"] == "cpu"
+    assert variant.extra["fused_layers"] == variant.extra["layers"]
+    assert variant.parity["any_mask"] == {"finite": True}
+    assert variant.parity["gate"]["limit"] == 0.999
+    assert variant.parity["gate"]["measured"] >= 0.999
+    assert {tensor.dtype for tensor in variant.graphs["model"].outputs} == {"float32"}
+    weights = sum((bundle.path / name).stat().st_size for name in variant.graphs["model"].data)
+    whole = sum((bundle.path / name).stat().st_size for name in bundle.variant("fp32").graphs["model"].data)
+    assert weights < 0.6 * whole
+
+
+def test_auto_takes_what_is_fast_on_the_device(bundle):
+    assert preferred(bundle.variants, device="cuda:0").precision == "fp16"
+    assert preferred(bundle.variants, device="cpu").precision == "fp32"
+    assert preferred(bundle.variants, device="openvino").precision == "fp32"
+    assert bundle.variant("fp32").role_for(["logits"], "openvino") == "model"
+    assert bundle.variant("fp32").role_for(["logits"], "cpu") == "head"
+
+
+def test_fp16_gives_fp32s_answers(bundle):
+    texts = ["a good day", "a bad film, of course", "so " * 60]
+    half, whole = (pipeline(model=bundle.path, device="cpu", precision=name) for name in ("fp16", "fp32"))
+    for ours, theirs in zip(half(texts), whole(texts), strict=True):
+        assert ours["score"] == pytest.approx(theirs["score"], abs=0.01)
+
+
+def test_what_removes_padding_is_not_vouched_for_without_a_card(bundle):
+    variant = bundle.variant("fp16_packed")
+    assert variant.verdict == "unverified"
+    assert "card" in variant.parity["gate"]["rule"]
+    assert set(variant.graphs["model"].data) == set(bundle.variant("fp16").graphs["model"].data)
+    assert preferred(bundle.variants, device="cuda:0").precision != "fp16_packed"
+
+
+def test_what_removes_padding_needs_a_card(bundle):
+    with pytest.raises(DeviceError, match=r"fp16_packed variant .* cpu has not.*can run fp32, fp16"):
+        pipeline(model=bundle.path, device="cpu", precision="fp16_packed")
+
+
+def test_verify_leaves_out_what_the_device_cannot_run(bundle):
+    from untorch.verification import verify
+
+    report = verify(bundle, device="cpu")
+    assert report.passed
+    assert [replay.precision for replay in report.replays] == ["fp32", "fp16"]
+
+
+def test_packed_wants_fp16_beside_it(halved, tmp_path):
+    with pytest.raises(ExportError, match="ask for fp16 as well"):
+        export(halved[0], tmp_path / "out", precisions=("fp32", "fp16_packed"))
+
+
+def test_generators_have_no_fp16(tmp_path):
+    from generators import generator
+
+    with pytest.warns(ExportWarning, match="no fp16 variant yet"):
+        manifest = export(generator(tmp_path / "gpt2", "GPT2"), tmp_path / "out", precisions=("fp32", "fp16"))
+    assert list(manifest.variants) == ["fp32"]
+
+
+# Masks.
+
+
+def masked_softmax():
+    """softmax(x + (1 - mask) * lowest + (1 - mask) * lowest), unfused: two masks, as sliding windows have."""
+    lowest = helper.make_tensor("lowest", TensorProto.FLOAT, [], [np.finfo(np.float32).min / 2])
+    one = helper.make_tensor("one", TensorProto.FLOAT, [], [1.0])
+    nodes = [
+        helper.make_node("Cast", ["mask"], ["m"], to=TensorProto.FLOAT),
+        helper.make_node("Sub", ["one", "m"], ["off"]),
+        helper.make_node("Mul", ["off", "lowest"], ["bias"]),
+        helper.make_node("Add", ["x", "bias"], ["once"]),
+        helper.make_node("Add", ["once", "bias"], ["twice"]),
+        helper.make_node("Softmax", ["twice"], ["y"], axis=-1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "masks",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, ["b", "s"]),
+            helper.make_tensor_value_info("mask", TensorProto.INT64, ["b", "s"]),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["b", "s"])],
+        [lowest, one],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def test_masks_do_not_overflow(tmp_path):
+    model = precision.to_fp16(masked_softmax())
+    onnx.checker.check_model(model)
+    graph.save(model, tmp_path / "masks.onnx")
+    x = np.array([[1, 2, 3, 4]] * 3, np.float32)
+    mask = np.array([[1, 1, 0, 0], [0, 1, 1, 1], [0, 0, 0, 0]])
+    (got,) = Session(tmp_path / "masks.onnx", device="cpu").run({"x": x, "mask": mask})
+    assert np.isfinite(got).all()
+    assert (got[:2][mask[:2] == 0] == 0).all()
+    np.testing.assert_allclose(got.sum(-1), 1, atol=2e-3)
+
+
+def test_an_unfused_layer_norm_keeps_its_squares_in_fp32(tmp_path):
+    """Values of 300 have squares of 90 000, which fp16 does not hold."""
+    nodes = [
+        helper.make_node("ReduceMean", ["x"], ["mean"], axes=[-1]),
+        helper.make_node("Sub", ["x", "mean"], ["centred"]),
+        helper.make_node("Pow", ["centred", "two"], ["squares"]),
+        helper.make_node("ReduceMean", ["squares"], ["variance"], axes=[-1]),
+        helper.make_node("Add", ["variance", "epsilon"], ["safe"]),
+        helper.make_node("Sqrt", ["safe"], ["deviation"]),
+        helper.make_node("Div", ["centred", "deviation"], ["y"]),
+    ]
+    made = helper.make_graph(
+        nodes,
+        "norm",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["b", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["b", 4])],
+        [helper.make_tensor("two", TensorProto.FLOAT, [], [2.0]), helper.make_tensor("epsilon", 1, [], [1e-6])],
+    )
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    graph.save(precision.to_fp16(model), tmp_path / "norm.onnx")
+    x = np.array([[600, -600, 300, 0]], np.float32)
+    (got,) = Session(tmp_path / "norm.onnx", device="cpu").run({"x": x})
+    np.testing.assert_allclose(got, (x - x.mean()) / x.std(), atol=5e-3)
+
+
+# Padding removal. No CPU has its operators, so they are written out here, in numpy.
+
+
+class RemovePadding(OpRun):
+    op_domain = "com.microsoft"
+
+    def _run(self, x, counts):
+        rows, length = x.shape[:2]
+        real = np.arange(length) < counts[:, None]
+        places = np.arange(rows * length).reshape(rows, length)
+        offset = np.concatenate([places[real], places[~real]]).reshape(rows, length).astype(np.int32)
+        starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+        return x[real], offset, starts, np.array([counts.max()], np.int32)
+
+
+class RestorePadding(OpRun):
+    op_domain = "com.microsoft"
+
+    def _run(self, x, offset):
+        whole = np.zeros((offset.size, x.shape[-1]), x.dtype)
+        whole[offset.reshape(-1)[: len(x)]] = x
+        return (whole.reshape(*offset.shape, -1),)
+
+
+def attend(query, key, value, heads, keep):
+    """Attention of one row: (tokens, hidden) each, `keep` (tokens,) the keys to look at."""
+    split = [part.reshape(len(part), heads, -1).transpose(1, 0, 2) for part in (query, key, value)]
+    scores = split[0] @ split[1].transpose(0, 2, 1) / np.sqrt(split[0].shape[-1]) + np.where(keep, 0, -1e4)
+    raised = np.exp(scores - scores.max(-1, keepdims=True))
+    return (raised / raised.sum(-1, keepdims=True) @ split[2]).transpose(1, 0, 2).reshape(query.shape)
+
+
+class MultiHeadAttention(OpRun):
+    op_domain = "com.microsoft"
+
+    def _run(self, query, key, value, bias=None, mask=None, num_heads=None, **_):
+        parts = (query, key, value) if bias is None else _biased((query, key, value), bias)
+        rows = [attend(*row, num_heads, keep != 0) for *row, keep in zip(*parts, mask, strict=True)]
+        return (np.stack(rows).astype(query.dtype),)
+
+
+class PackedMultiHeadAttention(OpRun):
+    op_domain = "com.microsoft"
+
+    def _run(self, query, key, value, bias, offset, starts, num_heads=None, **_):
+        parts = (query, key, value) if bias is None else _biased((query, key, value), bias)
+        out = np.empty_like(query)
+        for begin, end in pairwise(starts):
+            row = [part[begin:end] for part in parts]
+            out[begin:end] = attend(*row, num_heads, np.ones(end - begin, bool))
+        return (out,)
+
+
+def _biased(parts, bias):
+    return [part + one for part, one in zip(parts, np.split(bias, 3), strict=True)]
+
+
+class SkipLayerNormalization(OpRun):
+    op_domain = "com.microsoft"
+
+    def _run(self, x, skip, gamma, beta, bias=0, epsilon=None, **_):
+        total = x + skip + bias
+        centred = total - total.mean(-1, keepdims=True)
+        return ((centred / np.sqrt((centred**2).mean(-1, keepdims=True) + (epsilon or 1e-12)) * gamma + beta),)
+
+
+class BiasGelu(OpRun):
+    op_domain = "com.microsoft"
+
+    def _run(self, x, bias):
+        from scipy.special import erf
+
+        total = x + bias
+        return ((total * 0.5 * (1 + erf(total / np.sqrt(2)))).astype(x.dtype),)
+
+
+OPERATORS = [
+    RemovePadding, RestorePadding, MultiHeadAttention, PackedMultiHeadAttention, SkipLayerNormalization, BiasGelu
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def fused(bundle):
+    return optimize.fuse(bundle.file("onnx/model.onnx"), bundle_config(bundle), device="cuda")
+
+
+def bundle_config(bundle):
+    from untorch.bundle import read_json
+
+    return read_json(bundle.path / "config.json")
+
+
+def test_no_padding_is_left_in_the_layers(fused):
+    packed = pack(fused)
+    before, after = (Counter(node.op_type for node in model.graph.node) for model in (fused, packed))
+    assert after["PackedMultiHeadAttention"] == before["MultiHeadAttention"] > 0
+    assert not after["MultiHeadAttention"]
+    assert after["RemovePadding"] == 1
+    assert after["MatMul"] == before["MatMul"] + 1  # the sum of the mask
+    assert [value.name for value in packed.graph.output] == [value.name for value in fused.graph.output]
+
+
+@pytest.mark.parametrize("lengths", [[7], [3, 9, 1], [5, 5], [1, 12, 6, 2]])
+def test_packing_changes_no_real_token(fused, lengths):
+    rng = np.random.default_rng(0)
+    mask = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)
+    feeds = {
+        "input_ids": np.where(mask, rng.integers(5, 90, mask.shape), 0),
+        "attention_mask": mask,
+        "token_type_ids": np.zeros_like(mask),
+    }
+    names = [value.name for value in fused.graph.output]
+    whole = ReferenceEvaluator(fused, new_ops=OPERATORS).run(names, feeds)
+    tight = ReferenceEvaluator(pack(fused), new_ops=OPERATORS).run(names, feeds)
+    for name, want, have in zip(names, whole, tight, strict=True):
+        if want.ndim == 3:
+            want, have = want[mask != 0], have[mask != 0]
+        np.testing.assert_allclose(have, want, atol=1e-4, err_msg=name)
+
+
+def test_attention_that_looks_at_more_than_a_mask_is_not_packed(fused):
+    biased = onnx.ModelProto()
+    biased.CopyFrom(fused)
+    node = next(node for node in biased.graph.node if node.op_type == "MultiHeadAttention")
+    node.input.extend(["input_ids"])  # in the place of what is added to the scores
+    assert pack(biased) is None
+
+
+def test_a_graph_without_fused_attention_is_not_packed():
+    assert pack(masked_softmax()) is None

@@ -1,0 +1,137 @@
+"""The buffers and plans of a card's runs, on a session of the CPU's: the same code with its memory elsewhere."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from untorch import buckets, cuda
+from untorch.buckets import Bucket
+from untorch.card import Card
+from untorch.session import Session
+
+SHAPES = st.lists(st.tuples(st.integers(1, 10), st.integers(1, 60)), min_size=1, max_size=6)
+
+
+class OnTheHost(Card):
+    _memory = "cpu"
+
+    def _fetched(self, value):
+        return value.numpy().copy()  # in the host's memory, `numpy` is a view
+
+
+@pytest.fixture(autouse=True, scope="module")
+def host_memory():
+    with pytest.MonkeyPatch.context() as patch:
+        # Whatever is not written over would be seen.
+        patch.setattr(cuda, "pinned", lambda shape, dtype, card: np.full(shape, 7, dtype))
+        yield
+
+
+@pytest.fixture(scope="module")
+def session():
+    return Session(Path(__file__).parents[1] / "data/bundle-v1/onnx/model.onnx", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def names(session):
+    return [tensor.name for tensor in session.outputs]
+
+
+def card(session, *, graphs=True, limit=64):
+    made = OnTheHost(session._session, "cuda:0", session.inputs, session.outputs, graphs=graphs)
+    made.capture(buckets.ladder(limit), {})
+    return made
+
+
+def batch(rows, length, seed=0):
+    rng = np.random.default_rng(seed)
+    mask = (np.arange(length) < rng.integers(1, length + 1, rows)[:, None]).astype(np.int64)
+    ids = np.where(mask, rng.integers(5, 90, mask.shape), 0)
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": mask * rng.integers(0, 2, mask.shape)}
+
+
+def close(names, got, expected, mask):
+    for name, have, want in zip(names, got, expected, strict=True):
+        assert have.shape == want.shape
+        real = mask != 0 if want.ndim == 3 else ...
+        np.testing.assert_allclose(have[real], want[real], atol=1e-5, err_msg=name)
+
+
+@settings(max_examples=25, deadline=None)
+@given(SHAPES, st.booleans())
+def test_runs_through_kept_buffers_are_runs(session, names, shapes, graphs):
+    """Whatever ran before, and whether its shape was captured or too large for that."""
+    made = card(session, graphs=graphs)
+    for seed, (rows, length) in enumerate(shapes):
+        feeds = batch(rows, length, seed)
+        close(names, made.run(feeds, names), session.run(feeds, names), feeds["attention_mask"])
+
+
+def test_answers_are_the_callers_own(session, names):
+    made = card(session)
+    first = made.run(batch(1, 9), names)
+    kept = [array.copy() for array in first]
+    made.run(batch(1, 9, seed=1), names)
+    made.run(batch(9, 50), names)
+    for array, before in zip(first, kept, strict=True):
+        assert np.array_equal(array, before)
+
+
+def test_plans_are_no_more_than_the_ladder(session, names):
+    made = card(session)
+    for seed in range(40):
+        made.run(batch(1 + seed % 8, 1 + seed % 60, seed), names)
+    assert 0 < len(made._plans) <= len(made.ladder)
+    assert {bucket for bucket, _ in made._plans} <= set(made.ladder)
+
+
+def test_captured_shapes_serve_one_thread_and_others_run_without(session, names):
+    made = card(session)
+    feeds = batch(1, 9)
+    expected = session.run(feeds, names)
+    made.run(feeds, names)
+    plans = dict(made._plans)
+
+    def elsewhere():
+        close(names, made.run(feeds, names), expected, feeds["attention_mask"])
+
+    one = threading.Thread(target=elsewhere)
+    one.start()
+    one.join()
+    assert made._plans == plans
+    assert made._owner is threading.main_thread()
+
+
+def test_a_thread_that_ended_leaves_its_place_to_the_next(session, names):
+    made = card(session)
+    one = threading.Thread(target=made.run, args=(batch(1, 9), names))
+    one.start()
+    one.join()
+    made.run(batch(1, 9), names)
+    assert made._owner is threading.main_thread()
+    assert made._plans
+
+
+def test_an_output_of_unknown_size_is_left_to_onnx_runtime(session, names):
+    outputs = [type(tensor)(tensor.name, tensor.dtype, ("anything", *tensor.axes[1:])) for tensor in session.outputs]
+    made = OnTheHost(session._session, "cuda:0", session.inputs, outputs, graphs=True)
+    made.capture(buckets.ladder(64), {})
+    feeds = batch(2, 9)
+    close(names, made.run(feeds, names), session.run(feeds, names), feeds["attention_mask"])
+    assert set(made._plans.values()) == {None}
+
+
+def test_nothing_is_captured_of_a_graph_that_was_opened_without(session):
+    assert card(session, graphs=False).ladder == ()
+
+
+def test_the_chosen_bucket_is_the_one_that_runs(session, names):
+    made = card(session)
+    made.run(batch(3, 20), names)
+    assert [bucket for bucket, _ in made._plans] == [Bucket(4, 32)]

@@ -15,6 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from untorch.bundle import GOLDEN, Manifest, Tensor, Variant
 from untorch.errors import DependencyError
 from untorch.session import Session
@@ -23,8 +25,9 @@ from untorch_export.checkpoint import Checkpoint, load
 from untorch_export.convert import convert
 from untorch_export.errors import ExportError, ExportWarning, GateError
 from untorch_export.parity import Parity, Run, measure
+from untorch_export.patches import place_marks
 from untorch_export.quantize import calibration_batches, find_outliers, quantize_int8
-from untorch_export.reference import Arrays, Reference, write_golden
+from untorch_export.reference import Arrays, Reference, spare_id, write_golden
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -94,8 +97,10 @@ def export(
         precisions = _possible(loaded, precisions)
         progress("load", 1, 1)
         with writer.staged(target) as bundle, TemporaryDirectory() as scratch:
-            variants = _build(loaded, bundle, Path(scratch), precisions, progress)
-            variants = _compare(loaded, bundle, variants, texts, progress)
+            with _failing(f"{type(loaded.model).__name__} cannot be exported for {loaded.task.name}"):
+                variants = _build(loaded, bundle, Path(scratch), precisions, progress)
+            with _failing(f"{type(loaded.model).__name__} cannot be compared with its graph for {loaded.task.name}"):
+                variants = _compare(loaded, bundle, variants, texts, progress)
             kept, refused = _gate(variants, keep_failed)
             for variant in refused.values():
                 for name in variant.files:
@@ -138,7 +143,7 @@ def _build(
         variants["fp32"] = _with_head(variants["fp32"], head, bundle)
     if "int8" in precisions:
         progress("quantize", 0, 1)
-        variants["int8"] = _quantized(checkpoint, fused, head, bundle, inputs, outputs)
+        variants["int8"] = _quantized(checkpoint, fused, head, bundle, inputs, outputs, optimize.layers(source))
         progress("quantize", 1, 1)
     return variants
 
@@ -191,14 +196,14 @@ def _quantized(
     bundle: Path,
     inputs: tuple[Tensor, ...],
     outputs: tuple[Tensor, ...],
+    layers: int,
 ) -> Variant:
     path = bundle / "onnx" / "model_int8.onnx"
     outliers = find_outliers(fused, _calibration(checkpoint, inputs))
     graph.save(quantize_int8(fused, outliers), path)
     described = graph.describe(path, bundle, inputs, outputs, optimized=True)
-    layers = optimize.layers(checkpoint.config)
     count = optimize.fused_attention(described.fused)
-    if layers is not None and count < layers:
+    if count < layers:
         warnings.warn(
             f"only {count} of {layers} attention layers fused ({checkpoint.config['model_type']}): int8 will be "
             "slower than it could be",
@@ -211,9 +216,15 @@ def _quantized(
 
 def _calibration(checkpoint: Checkpoint, inputs: tuple[Tensor, ...]) -> list[Arrays]:
     """Rows on which the quantizer finds outlying channels; special tokens are 0 where no tokenizer names them."""
-    first, last = (getattr(checkpoint.tokenizer, name, None) or 0 for name in ("cls_token_id", "sep_token_id"))
+    named = (getattr(checkpoint.tokenizer, name, None) for name in ("cls_token_id", "sep_token_id", "eos_token_id"))
+    first, separator, eos = (token or 0 for token in named)
+    last = separator or eos or int(checkpoint.config.get("eos_token_id") or 0)
     names = [tensor.name for tensor in inputs]
     batches = calibration_batches(names, int(checkpoint.config["vocab_size"]), (first, last), checkpoint.limit)
+    for batch in batches:
+        ids = batch["input_ids"]
+        lengths = np.full(len(ids), ids.shape[1])
+        place_marks(checkpoint.model, checkpoint.task, ids, lengths, spare_id(checkpoint))
     if checkpoint.task.answer == "choice":  # rows of one choice
         return [{name: array[:, None] for name, array in batch.items()} for batch in batches]
     return batches
@@ -306,6 +317,18 @@ def _texts(checkpoint: Checkpoint, eval_file: str | os.PathLike[str] | None) -> 
         return None
     pairs = checkpoint.task.answer == "span" or checkpoint.task.name == "text-ranking"
     return evalset.built_in(pairs=pairs)
+
+
+@contextmanager
+def _failing(what: str) -> Iterator[None]:
+    """Whatever fails inside, in torch, onnx or ONNX Runtime, becomes an ExportError that begins with `what`."""
+    try:
+        yield
+    except (ExportError, DependencyError):
+        raise
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ExportError(f"{what}: {type(error).__name__}{': ' if reason else ''}{reason}") from error
 
 
 def _require_packages() -> None:

@@ -110,47 +110,50 @@ def memory(engine: Engine, texts: list[str], seconds: float, step: int) -> list[
     return course
 
 
-def overhead(engine: Engine, folder: Path, texts: list[str], calls: int) -> dict[str, list[float]]:
-    """For untorch: seconds of whole calls, of ONNX Runtime inside each, and of the tokenizer alone on the same text."""
-    import onnxruntime
-    from tokenizers import Tokenizer
+class _Timed:
+    """Stands before an object, and adds up the seconds spent in some of its methods."""
 
-    inside = [0.0]
-    session = onnxruntime.InferenceSession
+    def __init__(self, inner: Any, methods: tuple[str, ...]) -> None:
+        self._inner = inner
+        self._methods = methods
+        self.seconds = 0.0
 
-    def timed(name: str) -> None:
-        original = getattr(session, name)
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._inner, name)
+        return self._clocked(found) if name in self._methods else found
 
+    def _clocked(self, method: Any) -> Any:
         def run(*arguments: Any, **keywords: Any) -> Any:
             start = _clock()
             try:
-                return original(*arguments, **keywords)
+                return method(*arguments, **keywords)
             finally:
-                inside[0] += _clock() - start
+                self.seconds += _clock() - start
 
-        setattr(session, name, run)
+        return run
 
-    for name in ("run", "run_with_iobinding", "run_with_ort_values"):
-        timed(name)
-    tokenizer = Tokenizer.from_file(str(folder / "untorch" / "tokenizer.json"))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    whole, running, tokenizing = [], [], []
+
+def overhead(engine: Engine, texts: list[str], calls: int) -> dict[str, list[float]]:
+    """For untorch: seconds of whole calls, and of ONNX Runtime and of the Rust tokenizer inside each.
+
+    Both are timed where they are called: alone, or after the call, the tokenizer would find other caches.
+    """
+    pipeline = engine.extra
+    session, backend = pipeline.model.session, pipeline.tokenizer._backend
+    session._session = running = _Timed(session._session, ("run", "run_with_iobinding"))
+    backend.tokenizer = tokenizing = _Timed(backend.tokenizer, ("encode_batch_fast", "encode_batch"))
+    samples: dict[str, list[float]] = {"whole": [], "session": [], "tokenizer": []}
     for number in range(calls + 20):
-        text = texts[number % len(texts)]
-        inside[0] = 0.0
+        running.seconds = tokenizing.seconds = 0.0
         start = _clock()
-        engine.extra([text])
-        end = _clock()
-        tokenizer.encode_batch_fast([text])
-        done = _clock()
+        pipeline([texts[number % len(texts)]])
+        whole = _clock() - start
         if number >= 20:
-            whole.append(end - start)
-            running.append(inside[0])
-            tokenizing.append(done - end)
-    if not any(running):
-        raise RuntimeError("ONNX Runtime was not seen running, so nothing can be told apart")
-    return {"whole": whole, "session": running, "tokenizer": tokenizing}
+            for name, seconds in zip(samples, (whole, running.seconds, tokenizing.seconds), strict=True):
+                samples[name].append(seconds)
+    if not (any(samples["session"]) and any(samples["tokenizer"])):
+        raise RuntimeError("ONNX Runtime or the tokenizer was not seen running, so nothing can be told apart")
+    return samples
 
 
 def _do(command: dict[str, Any], engine: Engine, model: Model) -> Any:
@@ -158,7 +161,7 @@ def _do(command: dict[str, Any], engine: Engine, model: Model) -> Any:
     if kind == "answers":
         return answers(engine, model.task, **command)
     if kind == "overhead":
-        return overhead(engine, model.folder, **command)
+        return overhead(engine, **command)
     if kind == "memory_now":
         return {"resident": resident(), "peak": resident(peak=True)}
     return {"latency": latency, "throughput": throughput, "callers": callers, "memory": memory}[kind](engine, **command)

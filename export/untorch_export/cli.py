@@ -36,6 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--revision", metavar="R", help="branch, tag or commit of a Hub id")
     parser.add_argument("--eval", metavar="FILE", type=Path, help="labelled texts (tab-separated: sentence, label)")
+    parser.add_argument("--calibration", metavar="FILE", type=Path, help="texts, one a line, that set int8's ranges")
     parser.add_argument("--random-init", action="store_true", help="draw weights at random; only the config is read")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="seed of --random-init (default: 0)")
     parser.add_argument("--allow-pickle", action="store_true", help="read weights that are pickles")
@@ -62,6 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
                 random_init=arguments.random_init,
                 seed=arguments.seed,
                 eval_file=arguments.eval,
+                calibration_file=arguments.calibration,
                 allow_pickle=arguments.allow_pickle,
                 trust_remote_code=arguments.trust_remote_code,
                 keep_failed=arguments.keep_failed,

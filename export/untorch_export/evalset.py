@@ -62,3 +62,18 @@ def read(path: Path, config: dict[str, Any]) -> EvalSet:
         labels=labels,
         about={"source": path.name, "sha256": digest(path), "count": len(rows)},
     )
+
+
+def read_lines(path: Path) -> list[str]:
+    """Read a file of one text a line, for calibration; empty lines are skipped.
+
+    Raises ExportError if it cannot be read as UTF-8 or holds no text.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExportError(f"{path} cannot be read as UTF-8 text, one text a line: {error}") from error
+    texts = [line for line in lines if line.strip()]
+    if not texts:
+        raise ExportError(f"{path} holds no text; a calibration file has one text a line")
+    return texts

@@ -26,8 +26,9 @@ from untorch_export.convert import convert
 from untorch_export.errors import ExportError, ExportWarning, GateError
 from untorch_export.parity import Parity, Run, measure
 from untorch_export.patches import place_marks
-from untorch_export.quantize import calibration_batches, find_outliers, quantize_int8
-from untorch_export.reference import Arrays, Reference, spare_id, write_golden
+from untorch_export.quantize import find_ranges, quantize_int8, random_batches
+from untorch_export.reference import Arrays, Reference, encode, spare_id, write_golden
+from untorch_export.texts import CALIBRATION_TEXTS
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -60,6 +61,7 @@ def export(
     random_init: bool = False,
     seed: int = 0,
     eval_file: str | os.PathLike[str] | None = None,
+    calibration_file: str | os.PathLike[str] | None = None,
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
     keep_failed: bool = False,
@@ -69,8 +71,9 @@ def export(
 
     `checkpoint` is a local folder or a Hub id. `task` defaults to the one the checkpoint's architecture names.
     `eval_file` is a tab-separated file with a header, a column `label` and one or two columns of text; accuracy on it
-    then decides whether a reduced precision is good enough. A variant that misses its gate is left out, and the
-    manifest's `extra["refused"]` says why; with `keep_failed` it is written with the verdict `failed`.
+    then decides whether a reduced precision is good enough. `calibration_file` has one text a line, from which int8
+    takes its ranges; by default they come from the project's own texts. A variant that misses its gate is left out,
+    and the manifest's `extra["refused"]` says why; with `keep_failed` it is written with the verdict `failed`.
 
     Raises ExportError for a checkpoint, task or target that cannot be had as asked, GateError (an ExportError) if no
     variant came through, TaskError for an unknown task, DependencyError where the export packages are missing. The
@@ -94,11 +97,12 @@ def export(
             trust_remote_code=trust_remote_code,
         )
         texts = _texts(loaded, eval_file)
+        calibration = _calibration_texts(loaded, calibration_file)
         precisions = _possible(loaded, precisions)
         progress("load", 1, 1)
         with writer.staged(target) as bundle, TemporaryDirectory() as scratch:
             with _failing(f"{type(loaded.model).__name__} cannot be exported for {loaded.task.name}"):
-                variants = _build(loaded, bundle, Path(scratch), precisions, progress)
+                variants = _build(loaded, bundle, Path(scratch), precisions, calibration, progress)
             with _failing(f"{type(loaded.model).__name__} cannot be compared with its graph for {loaded.task.name}"):
                 variants = _compare(loaded, bundle, variants, texts, progress)
             kept, refused = _gate(variants, keep_failed)
@@ -117,7 +121,12 @@ def export(
 
 
 def _build(
-    checkpoint: Checkpoint, bundle: Path, scratch: Path, precisions: Sequence[str], progress: Progress
+    checkpoint: Checkpoint,
+    bundle: Path,
+    scratch: Path,
+    precisions: Sequence[str],
+    calibration: Sequence[str],
+    progress: Progress,
 ) -> dict[str, Variant]:
     """Write the graph of every precision, not yet compared. fp32 is made in any case; the others come from it."""
     if checkpoint.task.answer == "next":
@@ -143,7 +152,8 @@ def _build(
         variants["fp32"] = _with_head(variants["fp32"], head, bundle)
     if "int8" in precisions:
         progress("quantize", 0, 1)
-        variants["int8"] = _quantized(checkpoint, fused, head, bundle, inputs, outputs, optimize.layers(source))
+        layers = optimize.layers(source)
+        variants["int8"] = _quantized(checkpoint, fused, head, bundle, calibration, inputs, outputs, layers)
         progress("quantize", 1, 1)
     return variants
 
@@ -194,13 +204,14 @@ def _quantized(
     fused: ModelProto,
     head: ModelProto | None,
     bundle: Path,
+    calibration: Sequence[str],
     inputs: tuple[Tensor, ...],
     outputs: tuple[Tensor, ...],
     layers: int,
 ) -> Variant:
     path = bundle / "onnx" / "model_int8.onnx"
-    outliers = find_outliers(fused, _calibration(checkpoint, inputs))
-    graph.save(quantize_int8(fused, outliers), path)
+    ranges = find_ranges(fused, _calibration(checkpoint, calibration, inputs))
+    graph.save(quantize_int8(fused, ranges), path)
     described = graph.describe(path, bundle, inputs, outputs, optimized=True)
     count = optimize.fused_attention(described.fused)
     if count < layers:
@@ -210,24 +221,36 @@ def _quantized(
             ExportWarning,
             stacklevel=2,
         )
-    whole = Variant("int8", {"model": described}, extra={"layers": layers, "fused_layers": count})
-    return _with_head(whole, quantize_int8(head, outliers) if head else None, bundle)
+    extra = {"layers": layers, "fused_layers": count, "calibration_texts": len(calibration)}
+    whole = Variant("int8", {"model": described}, extra=extra)
+    return _with_head(whole, quantize_int8(head, ranges) if head else None, bundle)
 
 
-def _calibration(checkpoint: Checkpoint, inputs: tuple[Tensor, ...]) -> list[Arrays]:
-    """Rows on which the quantizer finds outlying channels; special tokens are 0 where no tokenizer names them."""
+def _calibration(checkpoint: Checkpoint, texts: Sequence[str], inputs: tuple[Tensor, ...]) -> list[Arrays]:
+    """Rows on which the quantizer finds ranges; special tokens are 0 where no tokenizer names them."""
     named = (getattr(checkpoint.tokenizer, name, None) for name in ("cls_token_id", "sep_token_id", "eos_token_id"))
     first, separator, eos = (token or 0 for token in named)
     last = separator or eos or int(checkpoint.config.get("eos_token_id") or 0)
     names = [tensor.name for tensor in inputs]
-    batches = calibration_batches(names, int(checkpoint.config["vocab_size"]), (first, last), checkpoint.limit)
+    batches = random_batches(names, int(checkpoint.config["vocab_size"]), (first, last), checkpoint.limit)
     for batch in batches:
         ids = batch["input_ids"]
         lengths = np.full(len(ids), ids.shape[1])
         place_marks(checkpoint.model, checkpoint.task, ids, lengths, spare_id(checkpoint))
     if checkpoint.task.answer == "choice":  # rows of one choice
-        return [{name: array[:, None] for name, array in batch.items()} for batch in batches]
+        batches = [{name: array[:, None] for name, array in batch.items()} for batch in batches]
+    for index, text in enumerate(texts):
+        pairs = [texts[(index + 1) % len(texts)]] if checkpoint.task.reads_pairs else None
+        batches.append(encode(checkpoint, names, [text], pairs))
     return batches
+
+
+def _calibration_texts(checkpoint: Checkpoint, file: str | os.PathLike[str] | None) -> Sequence[str]:
+    if checkpoint.tokenizer is None:
+        if file is not None:
+            raise ExportError("--calibration needs a tokenizer, and the checkpoint brings none")
+        return ()
+    return CALIBRATION_TEXTS if file is None else evalset.read_lines(Path(file))
 
 
 def _compare(
@@ -315,8 +338,7 @@ def _texts(checkpoint: Checkpoint, eval_file: str | os.PathLike[str] | None) -> 
             stacklevel=2,
         )
         return None
-    pairs = checkpoint.task.answer == "span" or checkpoint.task.name == "text-ranking"
-    return evalset.built_in(pairs=pairs)
+    return evalset.built_in(pairs=checkpoint.task.reads_pairs)
 
 
 @contextmanager

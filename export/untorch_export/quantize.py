@@ -1,19 +1,20 @@
 """int8: eight-bit weights and activations for encoder graphs on ONNX Runtime's CPU provider.
 
 Every product of an activation with a constant matrix is replaced. A weight matrix W (K x N) has one symmetric scale a
-column. An activation x (... x K) has one scale a row, from the row's own largest value, so that an answer cannot depend
-on the other texts in its batch. Signed rows use zero point 128; the output of a GELU is first shifted by -min(GELU),
-which gives its one-sided range all 256 levels. The product runs in MatMulIntegerToFloat with unsigned activations and
-signed weights: the only combination with a fast x86 kernel.
+column. An activation x (... x K) has one range, fixed here from texts that the exporter runs through the fp32 graph:
+an answer cannot depend on the other texts in its batch, and one operator does the quantising. Values beyond the range
+take its end. The product runs in MatMulIntegerToFloat with unsigned activations and signed weights: the only
+combination with a fast x86 kernel.
 
-A few input channels of each product are far larger than the rest. They would set the row's scale and leave few levels
-for everything else, so they take a thin fp32 product beside the integer one.
+A few input channels of each product are far larger than the rest. They would widen the range and leave few levels for
+everything else, so they take a thin fp32 product beside the integer one.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,20 +27,47 @@ from untorch_export import graph as files
 from untorch_export.prune import SELECTED
 
 Floats = NDArray[np.float32]
-Channels = Mapping[str, NDArray[np.int64]]
 
 CONTRIB = "com.microsoft"
-LEAST_GELU = 0.17  # GELU(x) > -0.17 for every x, in its exact and in its tanh form
 # Channels of each activation that stay in fp32.
-OUTLIERS = 4
+OUTLIERS = 8
+# An activation that is zero on every text still has a step.
+_LEAST_STEP = 1e-12
 
 
-def quantize_int8(model: onnx.ModelProto, outliers: Channels) -> onnx.ModelProto:
-    """The eight-bit form of a fused fp32 graph, which is used up. `outliers` come from `find_outliers`."""
+@dataclass(frozen=True)
+class Range:
+    """The least and the largest value of each channel of an activation: two arrays of K."""
+
+    low: Floats
+    high: Floats
+
+    @property
+    def outliers(self) -> NDArray[np.int64]:
+        """The OUTLIERS channels of largest magnitude, ascending."""
+        magnitude = np.maximum(-self.low, self.high)
+        return np.sort(np.argsort(-magnitude, kind="stable")[:OUTLIERS]).astype(np.int64)
+
+    def levels(self) -> tuple[np.float32, np.uint8]:
+        """The step between two of 256 levels and the level of zero, for the channels that are no outliers."""
+        rest = np.ones(len(self.low), bool)
+        rest[self.outliers] = False
+        low = min(0.0, float(self.low[rest].min(initial=0)))
+        high = max(0.0, float(self.high[rest].max(initial=0)))
+        step = max((high - low) / 255, _LEAST_STEP)
+        return np.float32(step), np.uint8(round(-low / step))
+
+
+Ranges = Mapping[str, Range]
+
+
+def quantize_int8(model: onnx.ModelProto, ranges: Ranges) -> onnx.ModelProto:
+    """The eight-bit form of a fused fp32 graph, which is used up. `ranges` come from `find_ranges`."""
     graph = _Graph(model)
+    biases = _take_attention_biases(graph)
     for x, products in _products(graph).items():
-        # A selected row of an activation has the activation's outliers.
-        _integer_products(graph, products, outliers.get(x.removesuffix(SELECTED)))
+        # A selected row of an activation has the activation's range.
+        _integer_products(graph, products, ranges[x.removesuffix(SELECTED)], biases)
     for node in model.graph.node:
         if node.op_type == "Gather" and _is_table(graph, node):
             _table(graph, node)
@@ -47,12 +75,12 @@ def quantize_int8(model: onnx.ModelProto, outliers: Channels) -> onnx.ModelProto
     return model
 
 
-def calibration_batches(
+def random_batches(
     names: Sequence[str], vocabulary_size: int, special_ids: tuple[int, int], limit: int | None
 ) -> list[dict[str, NDArray[np.int64]]]:
     """64 rows of random word pieces between the two special tokens, at most `limit` tokens, as inputs of those names.
 
-    Outlying channels belong to a model, hardly to its texts, and a model without a tokenizer has them too.
+    They reach corners of a vocabulary that no handful of texts does, and a model without a tokenizer has them too.
     """
     random = np.random.default_rng(0)
     batches = []
@@ -66,35 +94,35 @@ def calibration_batches(
     return batches
 
 
-def find_outliers(model: onnx.ModelProto, batches: Sequence[dict[str, NDArray[np.int64]]]) -> Channels:
-    """The OUTLIERS channels of largest magnitude, ascending, of each activation that enters a product.
-
-    `model` is a fused fp32 graph, `batches` unpadded inputs of it; see `calibration_batches`. The heads' context is
-    left out: its channels are alike.
-    """
+def find_ranges(model: onnx.ModelProto, batches: Sequence[dict[str, NDArray[np.int64]]]) -> Ranges:
+    """The range of each activation that enters a product, over `batches`: unpadded inputs of the fused fp32 graph."""
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
     graph = _Graph(probe)
-    names = [x for x in _products(graph) if graph.producer(x) in ("LayerNormalization", "Gelu", "FastGelu")]
-    if not names:  # MobileBERT has neither norms nor GELUs, and a session asked for nothing gives everything
+    names = list(_products(graph))
+    if not names:  # a session asked for nothing gives everything
         return {}
-    # Reduced inside the graph: what comes back is one number a channel.
-    axes = graph.add_constant("outliers.axes", np.array([0, 1], np.int64))
-    for name in names:
-        magnitude, largest = f"{name}.magnitude", f"{name}.channels"
-        probe.graph.node.append(_node("Abs", [name], magnitude))
-        probe.graph.node.append(helper.make_node("ReduceMax", [magnitude, axes], [largest], keepdims=0))
-        probe.graph.output.append(helper.make_tensor_value_info(largest, TensorProto.FLOAT, ["channels"]))
+    # Reduced inside the graph: what comes back is two numbers a channel.
+    axis = graph.add_constant("ranges.axis", np.array([0], np.int64))
+    outputs = []
+    for name, products in _products(graph).items():
+        width = graph.constant(products[0].input[1]).shape[0]
+        shape = graph.add_constant(f"ranges.{width}", np.array([-1, width], np.int64))
+        probe.graph.node.append(_node("Reshape", [name, shape], f"{name}.rows"))
+        for kind in ("ReduceMin", "ReduceMax"):
+            outputs.append(f"{name}.{kind}")
+            probe.graph.node.append(helper.make_node(kind, [f"{name}.rows", axis], outputs[-1:], keepdims=0))
+            probe.graph.output.append(helper.make_tensor_value_info(outputs[-1], TensorProto.FLOAT, ["channels"]))
     graph.finish()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "probe.onnx")
         files.save(probe, path)
         session = Session(path, device="cpu", optimized=True)
-        found = [session.run(batch, [f"{name}.channels" for name in names]) for batch in batches]
-    largest_of = [np.max(values, axis=0) for values in zip(*found, strict=True)]
+        found = [session.run(batch, outputs) for batch in batches]
+    extremes = list(zip(*found, strict=True))
     return {
-        name: np.sort(np.argsort(-largest, kind="stable")[:OUTLIERS]).astype(np.int64)
-        for name, largest in zip(names, largest_of, strict=True)
+        name: Range(np.min(low, axis=0), np.max(high, axis=0))
+        for name, low, high in zip(names, extremes[::2], extremes[1::2], strict=True)
     }
 
 
@@ -113,11 +141,11 @@ class _Graph:
     def constant(self, name: str) -> Floats:
         return numpy_helper.to_array(self._constants[name])
 
-    def producer(self, name: str) -> str:
-        return self._producers[name].op_type if name in self._producers else ""
+    def producer(self, name: str) -> onnx.NodeProto | None:
+        return self._producers.get(name)
 
-    def is_gelu(self, name: str) -> bool:
-        return self.producer(name) in ("Gelu", "FastGelu")
+    def readers(self, name: str) -> list[onnx.NodeProto]:
+        return [node for node in self.model.graph.node if name in node.input]
 
     def add_constant(self, name: str, value: NDArray[np.generic] | np.generic) -> str:
         if name not in self._constants:
@@ -126,7 +154,7 @@ class _Graph:
 
     def take_bias(self, product: onnx.NodeProto) -> tuple[Floats | np.float32, str]:
         """Remove the constant addition after a product: its vector and the sum's name, or zero and the product's."""
-        consumers = [node for node in self.model.graph.node if product.output[0] in node.input]
+        consumers = self.readers(product.output[0])
         if len(consumers) == 1 and consumers[0].op_type == "Add":
             for name in consumers[0].input:
                 if self.is_constant(name) and self.constant(name).ndim == 1:
@@ -150,86 +178,75 @@ def _products(graph: _Graph) -> dict[str, list[onnx.NodeProto]]:
     """Products with a constant matrix, grouped by the activation they share."""
     groups: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.model.graph.node:
-        if node.op_type == "MatMul" and graph.is_constant(node.input[1]) and graph.constant(node.input[1]).ndim == 2:
+        if _is_product(graph, node):
             groups.setdefault(node.input[0], []).append(node)
     return groups
 
 
-def _integer_products(graph: _Graph, products: list[onnx.NodeProto], outliers: NDArray[np.int64] | None) -> None:
-    """Quantise one activation by rows, then multiply it with each of the matrices that it meets."""
+def _is_product(graph: _Graph, node: onnx.NodeProto) -> bool:
+    return node.op_type == "MatMul" and graph.is_constant(node.input[1]) and graph.constant(node.input[1]).ndim == 2
+
+
+def _take_attention_biases(graph: _Graph) -> dict[str, Floats]:
+    """Take the bias of queries, keys and values out of attention operators: by name of the product it belongs to."""
+    biases: dict[str, Floats] = {}
+    for node in graph.model.graph.node:
+        if node.op_type != "MultiHeadAttention" or len(node.input) < 4 or not graph.is_constant(node.input[3]):
+            continue
+        products = [graph.producer(name) for name in node.input[:3]]
+        if any(product is None or not _is_product(graph, product) for product in products):
+            continue
+        if any(len(graph.readers(name)) != 1 for name in node.input[:3]):
+            continue
+        widths = [graph.constant(product.input[1]).shape[1] for product in products if product is not None]
+        parts = np.split(graph.constant(node.input[3]), np.cumsum(widths)[:-1])
+        biases.update(zip(node.input[:3], parts, strict=True))
+        node.input[3] = ""
+    return biases
+
+
+def _integer_products(
+    graph: _Graph, products: list[onnx.NodeProto], found: Range, biases: Mapping[str, Floats]
+) -> None:
+    """Quantise one activation, then multiply it with the matrices that it meets, side by side as one."""
     x = products[0].input[0]
-    nodes, zero_point, step = _quantised_rows(graph, x, outliers, graph.constant(products[0].input[1]).shape[0])
-    for product in products:
-        y, name = product.output[0], product.input[1]
-        weight = graph.constant(name)
-        integers, scales = quantize_columns(weight, outliers)
-        # Named after the product where rows are left out: layers may share a matrix but not its outliers.
-        key = name if outliers is None else y
-        w8 = graph.add_constant(f"{key}.int8", integers)
-        ws = graph.add_constant(f"{key}.scale", scales)
-        nodes.append(
-            helper.make_node(
-                "MatMulIntegerToFloat", [f"{x}.int8", w8, step, ws, zero_point], [f"{y}.unscaled"], domain=CONTRIB
-            )
-        )
+    weights = [graph.constant(product.input[1]) for product in products]
+    results, rows = [], []
+    for product, weight in zip(products, weights, strict=True):
         bias, result = graph.take_bias(product)
-        if graph.is_gelu(x):
-            bias = bias - LEAST_GELU * (integers.astype(np.float64) * scales).sum(axis=0)
-        row = (np.zeros(weight.shape[1]) + bias).astype(np.float32)
-        nodes.append(_node("Mul", [f"{y}.unscaled", f"{x}.largest"], f"{y}.small"))
-        if outliers is not None:
-            beside = graph.add_constant(f"{y}.beside", np.vstack([weight[outliers], row]))
-            nodes.append(_node("MatMul", [f"{x}.large", beside], f"{y}.large"))
-            nodes.append(_node("Add", [f"{y}.small", f"{y}.large"], result))
-        elif row.any():
-            nodes.append(_node("Add", [f"{y}.small", graph.add_constant(f"{y}.bias", row)], result))
-        else:
-            nodes[-1].output[0] = result
+        bias = bias + biases.get(product.output[0], np.float32(0))
+        rows.append((np.zeros(weight.shape[1]) + bias).astype(np.float32))
+        results.append(result)
+    weight, row = np.concatenate(weights, axis=1), np.concatenate(rows)
+    y = results[0] if len(products) == 1 else f"{x}.products"
+    nodes = list(_integer_product(graph, x, y, weight, row, found))
+    if len(products) > 1:
+        widths = graph.add_constant(f"{y}.widths", np.array([part.shape[1] for part in weights], np.int64))
+        nodes.append(helper.make_node("Split", [y, widths], results, axis=-1))
+    for product in products:
         graph.replace(product, nodes)
         nodes = []
 
 
-def _quantised_rows(
-    graph: _Graph, x: str, outliers: NDArray[np.int64] | None, width: int
-) -> tuple[list[onnx.NodeProto], str, str]:
-    """Nodes that write `<x>.int8`, the scale `<x>.largest` of its rows, and with outliers `<x>.large`.
-
-    `<x>.large` holds the outlier channels and a last one of ones, which carries the bias. Also returns the names of
-    the zero point and of the step between two levels, as a fraction of the row's scale.
-    """
-    axis = graph.add_constant("int8.last_axis", np.array([-1], np.int64))
-    nodes, small = [], x
-    if outliers is not None:
-        rest = np.where(np.isin(np.arange(width), outliers), 0, 1).astype(np.float32)
-        small = f"{x}.small"
-        nodes.append(_node("Mul", [x, graph.add_constant(f"{x}.rest", rest)], small))
-    if graph.is_gelu(x):
-        zero_point = graph.add_constant("int8.zero_gelu", np.uint8(0))
-        step = graph.add_constant("int8.step_gelu", np.float32(1 / 255))
-        shift = graph.add_constant("int8.least_gelu", np.float32(LEAST_GELU))
-        nodes.append(_node("Add", [small, shift], f"{x}.shifted"))
-        small = magnitude = f"{x}.shifted"
-    else:
-        zero_point = graph.add_constant("int8.zero", np.uint8(128))
-        step = graph.add_constant("int8.step", np.float32(1 / 127))
-        magnitude = f"{x}.magnitude"
-        nodes.append(_node("Abs", [small], magnitude))
-    # A row of zeros becomes NaN, then some integer, then zero again when it is multiplied by its own scale.
-    nodes.append(helper.make_node("ReduceMax", [magnitude, axis], [f"{x}.largest"], keepdims=1))
-    nodes += [
-        _node("Div", [small, f"{x}.largest"], f"{x}.normalised"),
-        _node("QuantizeLinear", [f"{x}.normalised", step, zero_point], f"{x}.int8"),
-    ]
-    if outliers is not None:
-        zero = graph.add_constant("int8.none", np.float32(0))
-        one = graph.add_constant("int8.one", np.float32(1))
-        nodes += [
-            helper.make_node("Gather", [x, graph.add_constant(f"{x}.outliers", outliers)], [f"{x}.picked"], axis=-1),
-            _node("Mul", [f"{x}.largest", zero], f"{x}.zeros"),
-            _node("Add", [f"{x}.zeros", one], f"{x}.ones"),
-            helper.make_node("Concat", [f"{x}.picked", f"{x}.ones"], [f"{x}.large"], axis=-1),
-        ]
-    return nodes, zero_point, step
+def _integer_product(
+    graph: _Graph, x: str, y: str, weight: Floats, bias: Floats, found: Range
+) -> Iterator[onnx.NodeProto]:
+    """Nodes for y = x @ weight + bias: the outlying channels of `x` in fp32, the others in eight bits."""
+    outliers = found.outliers
+    level, zero_level = found.levels()
+    step = graph.add_constant(f"{x}.step", level)
+    zero = graph.add_constant(f"{x}.zero", zero_level)
+    # An outlier saturates here, and meets a row of zeros in the weights.
+    yield _node("QuantizeLinear", [x, step, zero], f"{x}.int8")
+    integers, scales = quantize_columns(weight, outliers)
+    # Named after the result: layers may share a matrix but not its outliers.
+    w8, ws = graph.add_constant(f"{y}.weight", integers), graph.add_constant(f"{y}.scale", scales)
+    inputs = [f"{x}.int8", w8, step, ws, zero, "", graph.add_constant(f"{y}.bias", bias)]
+    yield helper.make_node("MatMulIntegerToFloat", inputs, [f"{y}.integer"], domain=CONTRIB)
+    places = graph.add_constant(f"{x}.outliers", outliers)
+    yield helper.make_node("Gather", [x, places], [f"{x}.picked"], axis=-1)
+    yield _node("MatMul", [f"{x}.picked", graph.add_constant(f"{y}.beside", weight[outliers])], f"{y}.outlying")
+    yield _node("Add", [f"{y}.integer", f"{y}.outlying"], y)
 
 
 def quantize_columns(weight: Floats, without: NDArray[np.int64] | None = None) -> tuple[NDArray[np.int8], Floats]:

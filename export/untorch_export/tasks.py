@@ -38,6 +38,11 @@ class Task:
         """
         return self.outputs if HIDDEN in self.outputs or self.answer == "choice" else (*self.outputs, HIDDEN)
 
+    @property
+    def reads_pairs(self) -> bool:
+        """Whether its texts come in pairs: a question and a context, a query and a passage."""
+        return self.answer == "span" or self.name == "text-ranking"
+
     def per_token(self, output: str) -> bool:
         """Whether an output has a value for every position (batch, sequence, …), those of padding included."""
         return output == HIDDEN or self.answer not in ("row", "choice")

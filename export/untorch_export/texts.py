@@ -1,4 +1,4 @@
-"""Real text for parity and golden cases: written for this project, in several languages, short, long and odd."""
+"""Real text for parity, golden cases and int8 ranges: written for this project, in several languages and lengths."""
 
 from __future__ import annotations
 
@@ -65,3 +65,51 @@ TEXTS: tuple[str, ...] = (
 
 # Short ones for the golden file, which every bundle carries.
 GOLDEN_TEXTS: tuple[str, ...] = (_PLAIN[3], _PLAIN[11], _PLAIN[7], _OTHERS[1])
+
+# Texts that set the ranges of int8. None of them is compared with PyTorch afterwards.
+CALIBRATION_TEXTS: tuple[str, ...] = (
+    "A brilliant, tender film that earns every one of its tears.",
+    "Worst purchase of the year, and I bought a broken umbrella.",
+    "Fine.",
+    "He parked the van behind the library and walked the rest of the way.",
+    "The committee will vote on the second draft next Tuesday at ten.",
+    "Our waiter forgot the order twice, then charged us for both.",
+    "Slow, loud, clumsy and far too long!",
+    "You can feel how much care went into every single frame.",
+    "Is there a later bus to the airport on Sundays?",
+    "Turn left after the bakery, cross the bridge, and the clinic is on your right.",
+    "The recipe asks for 250 g of flour, 3 eggs and a pinch of salt.",
+    "I laughed so hard that the people behind us moved.",
+    "It is neither as clever nor as funny as it believes itself to be.",
+    "Professor Okafor published her findings in the spring of 1998.",
+    "The keyboard is comfortable, but two of the keys stopped working within a week.",
+    "No plot, no pace, no point.",
+    "Snow fell through the night and by morning the road to the village was closed.",
+    "Charming from the first minute to the last.",
+    "Why would anybody pay for this?",
+    "The bank raised its rates by a quarter of a percent, as everyone had expected.",
+    "My grandmother kept the letters in a tin under the stairs, tied with blue string.",
+    "An honest attempt, let down by a script that explains every joke.",
+    "Version 2.4.1 fixes the crash on start-up and reduces memory use.",
+    "The orchestra played without a conductor, and nobody in the hall noticed.",
+    "I would recommend the hotel to my worst enemy.",
+    "He scored twice in the last five minutes and ran straight to his father.",
+    "Utterly forgettable.",
+    "The harbour, the market and the old fort are all within walking distance of the station, and most "
+    "visitors see the three of them in one unhurried afternoon before taking the ferry back to the islands.",
+    "Although the first act drags and the villain never frightens, the last half hour is so daring, so "
+    "beautifully shot and so sure of itself that I forgave the film everything that had come before it.",
+    "We called the support line four times, waited more than an hour each time, were promised a refund by "
+    "three different people, and to this day neither the money nor an apology has arrived.",
+    "Die Handlung ist dünn, aber die Bilder sind großartig.",
+    "Le service était lent et la soupe froide.",
+    "Una película preciosa, aunque demasiado larga.",
+    "Non comprerei mai più questo prodotto.",
+    "Отличный сервис, быстро и вежливо.",
+    "我非常喜欢这本书的结尾。",
+    "この店のラーメンは最高です。",
+    "الفيلم طويل لكنه جميل.",
+    "lol so good!!! 10/10 would watch again :)",
+    "NOT worth it. Do NOT buy.",
+    "$49.99 + tax @ the mall, 30% off until 31/12",
+)

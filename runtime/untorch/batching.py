@@ -23,6 +23,8 @@ def plan(lengths: Sequence[int], batch_size: int | None, max_tokens: int) -> lis
     at most `batch_size` rows, or without one at most `max_tokens` tokens, padding counted; a row that is longer runs
     alone.
     """
+    if len(lengths) == 1:
+        return [np.zeros(1, np.intp)]
     order = np.argsort(np.asarray(lengths, dtype=np.intp), kind="stable")
     if batch_size is not None:
         return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]

@@ -26,7 +26,6 @@ REQUIRE_VERIFIED = "UNTORCH_REQUIRE_VERIFIED"
 Verdict = Literal["exact", "close", "failed", "unverified"]
 Trust = Literal["verified", "unverified"]
 
-# Verdicts under which a reduced-precision variant may stand in for fp32 without being asked for by name.
 _TRUSTED: tuple[Verdict, ...] = ("exact", "close")
 
 # A config, tokenizer or manifest larger than this is an attack or a mistake: real ones stay below 40 MB.
@@ -121,6 +120,15 @@ class Variant:
     def files(self) -> tuple[str, ...]:
         """Every file of every graph, each once."""
         return tuple(dict.fromkeys(name for graph in self.graphs.values() for name in graph.files))
+
+    @property
+    def trusted(self) -> bool:
+        """Whether it came inside its gate, so that it may stand in for fp32 without being asked for by name."""
+        return self.verdict in _TRUSTED
+
+    def gives(self, outputs: Iterable[str]) -> bool:
+        """Whether its graphs have all of these outputs."""
+        return {tensor.name for graph in self.graphs.values() for tensor in graph.outputs}.issuperset(outputs)
 
     def role_for(self, outputs: Iterable[str]) -> str:
         """The role of the graph to run for these outputs: `head` where it gives them all, else `model`."""
@@ -230,10 +238,8 @@ def requires_verified() -> bool:
 def preferred(variants: Mapping[str, Variant], outputs: Iterable[str] = ()) -> Variant:
     """The variant to take where none is named: int8 if it passed its gate and gives `outputs`, else fp32."""
     int8 = variants.get("int8")
-    if int8 is not None and int8.verdict in _TRUSTED:
-        names = {tensor.name for graph in int8.graphs.values() for tensor in graph.outputs}
-        if names.issuperset(outputs):
-            return int8
+    if int8 is not None and int8.trusted and int8.gives(outputs):
+        return int8
     return variants.get("fp32") or next(iter(variants.values()))
 
 

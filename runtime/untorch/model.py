@@ -10,11 +10,13 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from untorch.batching import MAX_TOKENS
 from untorch.bundle import Bundle, Variant
 from untorch.config import ModelConfig
 from untorch.errors import InputError, SequenceTooLongError, TaskError
 from untorch.loading import choose_variant, open_session
 from untorch.outputs import BaseModelOutput, ModelOutput
+from untorch.plans import Plan, remembered
 from untorch.session import Session
 
 Array = NDArray[Any]
@@ -35,11 +37,14 @@ class AutoModel:
     input_rank: ClassVar[int] = 2
     output_rank: ClassVar[int] = 3
 
-    def __init__(self, bundle: Bundle, session: Session, variant: Variant, config: ModelConfig) -> None:
+    def __init__(
+        self, bundle: Bundle, session: Session, variant: Variant, config: ModelConfig, plan: Plan | None = None
+    ) -> None:
         self.bundle = bundle
         self.session = session
         self.precision = variant.precision
         self.config = config
+        self.plan = plan
         self.input_names = tuple(tensor.name for tensor in session.inputs)
 
     @classmethod
@@ -54,8 +59,9 @@ class AutoModel:
     ) -> Self:
         """Load a bundle: a folder, an installed model package's name, or a Hub id.
 
-        `precision="auto"` takes int8 on the CPU where its parity gate was passed, else fp32. Digests are compared
-        with the manifest's while ONNX Runtime opens the graph. Raises BundleError, TaskError (the
+        `precision="auto"` takes int8 on the CPU where its parity gate was passed, else fp32. Where `untorch tune` has
+        remembered a plan and nothing here asks for something else, the plan is taken. Digests are compared with the
+        manifest's while ONNX Runtime opens the graph. Raises BundleError, TaskError (the
         bundle has no such head) or DeviceError.
         """
         from untorch.hub import resolve
@@ -72,6 +78,10 @@ class AutoModel:
         cls, bundle: Bundle, *, device: str = "auto", precision: str = "auto", threads: int | None = None
     ) -> Self:
         """Load an opened bundle; see `from_pretrained`."""
+        untold = (device, precision, threads) == ("auto", "auto", None)
+        plan = remembered(bundle, cls.output_names) if untold else None
+        if plan is not None:
+            device, precision, threads = plan.device, plan.precision, plan.threads
         variant = choose_variant(bundle, precision, cls.output_names)
         session = open_session(bundle, variant, variant.role_for(cls.output_names), device=device, threads=threads)
         outputs = {tensor.name: len(tensor.axes) for tensor in session.outputs}
@@ -82,7 +92,7 @@ class AutoModel:
                 f"{', '.join(outputs)}; {cls.__name__} needs {cls.head} ({', '.join(cls.output_names)}). "
                 "Export the checkpoint with a task that has this head"
             )
-        return cls(bundle, session, variant, ModelConfig.load(bundle.path))
+        return cls(bundle, session, variant, ModelConfig.load(bundle.path), plan)
 
     @property
     def device(self) -> str:
@@ -95,7 +105,16 @@ class AutoModel:
 
         Two batches on two threads each share the pool, and neither waits for the other at every operator.
         """
+        if self.plan is not None:
+            return self.plan.callers
         return self.session.threads if self.device == "cpu" else 1
+
+    @property
+    def max_batch_tokens(self) -> int:
+        """Most tokens of a batch, padding counted, where no batch size is given."""
+        if self.plan is not None:
+            return self.plan.max_tokens
+        return MAX_TOKENS[self.device.partition(":")[0]]
 
     @property
     def max_sequence_length(self) -> int | None:

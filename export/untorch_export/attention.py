@@ -20,6 +20,7 @@ from untorch_export.graph import drop_unused
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
+_LEAST = float(np.finfo(np.float32).min) / 2  # leaves room for the scores
 _HEADS_INSIDE, _LAST_TWO, _KEYS = [0, 2, 1, 3], [0, 1, 3, 2], [0, 2, 3, 1]
 
 
@@ -38,16 +39,17 @@ def fuse_attention(model: ModelProto, heads: int) -> None:
     graph = _Graph(model)
     for softmax in [node for node in model.graph.node if node.op_type == "Softmax"]:
         scores = graph.scores(softmax.input[0])
-        context = graph.only_consumer(softmax, "MatMul")
+        weights = graph.without_nan(softmax)
+        context = graph.only_consumer(weights, "MatMul")
         merged = graph.only_consumer(context, "Transpose")
         result = graph.only_consumer(merged, "Reshape")
         if scores is None or context is None or merged is None or result is None:
             continue
-        if _permutation(merged) != _HEADS_INSIDE or context.input[0] != softmax.output[0]:
+        if _permutation(merged) != _HEADS_INSIDE or context.input[0] != weights.output[0]:
             continue
         inputs = [graph.joined(name) for name in (scores.query, scores.key, context.input[1])]
         if scores.added:
-            inputs += ["", "", graph.bias(scores.added, inputs[0])]
+            inputs += ["", "", graph.bias(scores.added, inputs[0], finite=weights is not softmax)]
         graph.replace(result, inputs, heads, scores.scale)
     graph.finish()
 
@@ -77,6 +79,13 @@ class _Graph:
         consumers = self._consumers.get(node.output[0], []) if node is not None else []
         return consumers[0] if len(consumers) == 1 and consumers[0].op_type == kind else None
 
+    def without_nan(self, softmax: NodeProto) -> NodeProto:
+        """The softmax, or what replaces its NaN by 0: a row of scores of -inf, where a query may attend to nothing."""
+        consumers = self._consumers.get(softmax.output[0], [])
+        if sorted(node.op_type for node in consumers) != ["IsNaN", "Where"]:
+            return softmax
+        return next(node for node in consumers if node.op_type == "Where")
+
     def scores(self, name: str, scale: float = 1.0) -> _Scores | None:
         """Read scores backwards from their softmax, or None where they are something else."""
         node = self._producers.get(name)
@@ -91,11 +100,12 @@ class _Graph:
             return self.scores(node.input[0], scale * (1 / factor if node.op_type == "Div" else factor))
         if node.op_type != "MatMul" or any(part in self._constants for part in node.input):
             return None
-        query, key = (self._unscaled(part) for part in node.input)
+        (query, first), (key, second) = (self._unscaled(part) for part in node.input)
         # Both times a square root: 1/sqrt(size) in all, which is the operator's default.
-        default = query != node.input[0]
-        if default != (key != node.input[1]):
+        default = first is None
+        if default != (second is None):
             return None
+        scale *= (first or 1.0) * (second or 1.0)
         transposed = self._producers.get(key)
         if transposed is None or transposed.op_type != "Transpose" or (default and scale != 1.0):
             return None
@@ -124,8 +134,12 @@ class _Graph:
             self._add("Reshape", [source, self._constant("attention.joined", [0, 0, -1])], joined)
         return joined
 
-    def bias(self, added: tuple[str, ...], query: str) -> str:
-        """What is added to the scores, as one array with an axis as long as the query's sequence."""
+    def bias(self, added: tuple[str, ...], query: str, *, finite: bool) -> str:
+        """What is added to the scores, as one array with an axis as long as the query's sequence.
+
+        Where it is to be `finite`, a query that may attend to nothing attends to everything alike, instead of
+        giving NaN. Such a query is padding, whose values nobody reads.
+        """
         name = "+".join(added)
         bias = f"{name}.bias"
         if bias in self._made:
@@ -138,6 +152,9 @@ class _Graph:
         self._add("Shape", [query], f"{name}.length", start=1, end=2)
         one = self._constant("attention.one", [1])
         self._add("Concat", [one, one, f"{name}.length", one], f"{name}.shape", axis=0)
+        if finite:
+            self._add("Max", [total, self._constant("attention.least", _LEAST)], f"{name}.finite")
+            total = f"{name}.finite"
         self._add("Expand", [total, f"{name}.shape"], bias)
         return bias
 
@@ -152,28 +169,33 @@ class _Graph:
         self._model.graph.node.extend(nodes)
         drop_unused(self._model.graph)
 
-    def _unscaled(self, name: str) -> str:
-        """Without the multiplication by the root of 1/sqrt(size), with which PyTorch's own attention begins.
+    def _unscaled(self, name: str) -> tuple[str, float | None]:
+        """Without the factor with which PyTorch's own attention begins, and that factor; 1 where there is none.
 
-        That root is computed from the array's shape; another scale would be a constant.
+        It is the root of the scale: None for the default, 1/sqrt(size), which is computed from the array's shape, and
+        a number where the model names its scale.
         """
         node = self._producers.get(name)
-        if node is not None and node.op_type == "Mul":
-            root = self._producers.get(node.input[1])
-            if root is not None and root.op_type == "Sqrt" and root.input[0] not in self._constants:
-                return node.input[0]
-        return name
+        if node is None or node.op_type != "Mul":
+            return name, 1.0
+        if (factor := self._scalar(node.input[1])) is not None:
+            return node.input[0], factor
+        root = self._producers.get(node.input[1])
+        if root is not None and root.op_type == "Sqrt" and root.input[0] not in self._constants:
+            return node.input[0], None
+        return name, 1.0
 
     def _scalar(self, name: str) -> float | None:
         value = self._constants.get(name)
         return float(value) if value is not None and value.size == 1 else None
 
-    def _constant(self, name: str, values: list[int]) -> str:
+    def _constant(self, name: str, values: list[int] | float) -> str:
         from onnx import numpy_helper
 
         if name not in self._made:
             self._made.add(name)
-            self._model.graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), name))
+            array = np.array(values, np.float32 if isinstance(values, float) else np.int64)
+            self._model.graph.initializer.append(numpy_helper.from_array(array, name))
         return name
 
     def _add(self, kind: str, inputs: list[str], output: str, *, domain: str = "", **attributes: object) -> None:

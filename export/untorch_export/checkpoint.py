@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from untorch.bundle import digest, read_json
 from untorch.config import ModelConfig
-from untorch_export import tasks
+from untorch_export import marian, tasks
 from untorch_export.errors import ExportError
 from untorch_export.tasks import Task
 
@@ -29,8 +29,9 @@ TOKENIZER_FILES = (
     "spiece.model",
     "sentencepiece.bpe.model",
     "tokenizer.model",
+    "source.spm",
 )
-_HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
+_HUB_FILES = ["*.json", "*.txt", "*.model", "*.spm", "*.safetensors"]
 _HUB_OTHER_FORMATS = ["onnx/*", "openvino/*", "coreml/*", "runs/*"]
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -100,9 +101,12 @@ def load(
         files = _weight_files(folder, allow_pickle)
         model = _read(chosen, folder, config, files, trust_remote_code)
         source["weights"] = {file.name: digest(file) for file in files}
+    tokenizer = _tokenizer(folder, trust_remote_code)
+    if chosen.answer == "row":
+        _agree_on_padding(model, tokenizer)
     return Checkpoint(
         model=model.eval(),
-        tokenizer=_tokenizer(folder, trust_remote_code),
+        tokenizer=tokenizer,
         task=chosen,
         config=_full_config(model),
         root=root,
@@ -187,9 +191,13 @@ def _weight_files(folder: Path, allow_pickle: bool) -> list[Path]:
     )
 
 
-def _auto_class(task: Task) -> Any:
+def _auto_class(task: Task, config: PretrainedConfig) -> Any:
+    """The class to load a checkpoint with. Embeddings of an encoder-decoder's text are its encoder's states."""
     import transformers
 
+    named = str((config.architectures or [""])[0])
+    if task.answer == "vector" and named.endswith("EncoderModel"):
+        return getattr(transformers, named, getattr(transformers, task.auto))
     return getattr(transformers, task.auto)
 
 
@@ -197,7 +205,7 @@ def _read(task: Task, folder: Path, config: PretrainedConfig, files: list[Path],
     import torch
 
     try:
-        model, info = _auto_class(task).from_pretrained(
+        model, info = _auto_class(task, config).from_pretrained(
             folder,
             config=config,
             dtype=torch.float32,
@@ -225,8 +233,11 @@ def _draw(task: Task, config: PretrainedConfig, seed: int, trusted: bool) -> Pre
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return _auto_class(task).from_config(config, dtype=torch.float32, trust_remote_code=trusted)
-        except (ValueError, TypeError) as error:
+            kind = _auto_class(task, config)
+            if hasattr(kind, "from_config"):
+                return kind.from_config(config, dtype=torch.float32, trust_remote_code=trusted)
+            return kind(config).float()
+        except Exception as error:  # each architecture checks its config in its own way
             raise ExportError(f"{config.model_type} cannot be built as {task.auto}: {_first_line(error)}") from error
 
 
@@ -240,11 +251,34 @@ def _tokenizer(folder: Path, trusted: bool) -> PreTrainedTokenizerBase | None:
         tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=trusted)
     except Exception as error:  # each tokenizer family raises its own kinds for a bad vocabulary
         raise ExportError(f"the tokenizer of {folder} cannot be loaded: {_first_line(error)}") from error
+    if type(tokenizer).__name__ == "MarianTokenizer":
+        return marian.convert(tokenizer)
     if not tokenizer.is_fast:
         raise ExportError(
             f"the tokenizer of {folder} ({type(tokenizer).__name__}) has no fast form, which the runtime needs"
         )
     return tokenizer
+
+
+def _agree_on_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> None:
+    """Where a decoder classifies at the last token that is no padding, have model and tokenizer pad with one token.
+
+    The model finds that token by `pad_token_id`; a config without it works for single texts only. The head is called
+    `score` in every decoder of transformers. Raises ExportError where neither names a token.
+    """
+    if not hasattr(model, "score"):
+        return
+    pad = model.config.pad_token_id
+    if pad is None:
+        pad = getattr(tokenizer, "pad_token_id", None)
+    if pad is None:
+        raise ExportError(
+            f"neither config.json (pad_token_id) nor the tokenizer (pad_token) names a token to pad with, by which "
+            f"{type(model).__name__} finds the last token of a text in a batch; name one in config.json"
+        )
+    model.config.pad_token_id = pad
+    if tokenizer is not None and tokenizer.pad_token_id != pad:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
 
 
 def _full_config(model: PreTrainedModel) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from untorch_export import graph
 from untorch_export.errors import ExportError
+from untorch_export.patches import place_marks, traceable
 from untorch_export.tasks import HIDDEN, Task
 
 if TYPE_CHECKING:
@@ -20,15 +21,8 @@ if TYPE_CHECKING:
     from onnx import ModelProto
     from transformers import PreTrainedModel
 
-# Optimum's names for the axes → the bundle's.
-_AXES = {"batch_size": "batch", "sequence_length": "sequence", "num_choices": "choices"}
-
-
-# Architectures that tracing gets wrong, and why.
-_UNTRACEABLE = {
-    "longformer": "its attention walks over windows (LongformerSelfAttention._chunk: as_strided, or a loop that is "
-    "unrolled), and a traced graph keeps the number of windows of the text it was traced with",
-}
+# What a tokenizer gives. Decoders count positions by themselves, and a decoder behind an encoder reads the same text.
+_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 def convert(model: PreTrainedModel, task: Task, path: Path) -> None:
@@ -39,11 +33,9 @@ def convert(model: PreTrainedModel, task: Task, path: Path) -> None:
     import onnx
     from optimum.exporters.onnx import export as optimum_export
 
-    if reason := _UNTRACEABLE.get(model.config.model_type):
-        raise ExportError(f"{type(model).__name__} cannot be converted to ONNX: {reason}")
     config = _onnx_config(model, task)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with hidden_states(model, task):
+    with hidden_states(model, task), traceable(model, task):
         try:
             optimum_export(model, config, path, disable_dynamic_axes_fix=True)
         except Exception as error:  # a model that cannot be traced fails in its own way
@@ -68,7 +60,8 @@ def hidden_states(model: PreTrainedModel, task: Task) -> Iterator[None]:
     def add(_module: Any, _arguments: Any, output: Any) -> dict[str, Any]:
         return {**{name: output[name] for name in task.outputs}, HIDDEN: captured.pop()}
 
-    handles = [model.base_model.register_forward_hook(capture), model.register_forward_hook(add)]
+    base = model.base_model if model.base_model is not model else model.get_decoder()
+    handles = [base.register_forward_hook(capture), model.register_forward_hook(add)]
     try:
         yield
     finally:
@@ -79,15 +72,14 @@ def hidden_states(model: PreTrainedModel, task: Task) -> Iterator[None]:
 def _onnx_config(model: PreTrainedModel, task: Task) -> Any:
     """Optimum's description of the model, with this task's outputs and the bundle's axis names."""
     import optimum.exporters.onnx.model_configs  # noqa: F401  # fills the registry
+    import torch
     from optimum.exporters.tasks import TasksManager
 
     kind = model.config.model_type
     try:
         supported = TasksManager.get_supported_tasks_for_model_type(kind, "onnx", library_name="transformers")
-        # Its descriptions know every head of an encoder, also where its list of tasks leaves some out.
-        described = (
-            task.exporter if task.exporter in supported or model.config.is_encoder_decoder else "feature-extraction"
-        )
+        # Its descriptions know every head, also where its list of tasks leaves some out.
+        described = task.exporter if task.exporter in supported else "feature-extraction"
         base = TasksManager.get_exporter_config_constructor("onnx", model, task=described, library_name="transformers")(
             model.config
         )
@@ -95,23 +87,31 @@ def _onnx_config(model: PreTrainedModel, task: Task) -> Any:
         raise ExportError(f"Optimum cannot export {kind} for {task.name}: {str(error).partition('.')[0]}") from error
 
     # Optimum would try two types of tokens; a model that knows one fills it in by itself.
-    absent = {"token_type_ids"} if getattr(model.config, "type_vocab_size", 2) < 2 else set()
+    known = _INPUTS[:2] if getattr(model.config, "type_vocab_size", 2) < 2 else _INPUTS
 
     class Config(type(base)):  # type: ignore[misc]  # the base is known only here
         @property
         def inputs(self) -> dict[str, dict[int, str]]:
-            return {name: axes for name, axes in _renamed(super().inputs).items() if name not in absent}
+            axes = ("batch", "choices", "sequence") if task.answer == "choice" else ("batch", "sequence")
+            return {name: dict(enumerate(axes)) for name in super().inputs if name in known}
 
         @property
         def outputs(self) -> dict[str, dict[int, str]]:
-            known = {**_renamed(super().outputs), HIDDEN: {0: "batch", 1: "sequence"}}
-            return {name: known[name] for name in task.graph_outputs}
+            second = {"row": {}, "choice": {1: "choices"}}
+            return {
+                name: {0: "batch", **({1: "sequence"} if task.per_token(name) else second[task.answer])}
+                for name in task.graph_outputs
+            }
+
+        def generate_dummy_inputs(self, framework: str = "pt", **shapes: Any) -> dict[str, Any]:
+            if model.config.model_type == "longformer":  # its padding to whole windows has to be traced, too
+                shapes["sequence_length"] = 3 * max(model.config.attention_window) + 1
+            inputs = super().generate_dummy_inputs(framework, **shapes)
+            ids = inputs["input_ids"]
+            place_marks(model, task, ids, torch.full(ids.shape[:1], ids.shape[-1]), spare=3)
+            return inputs
 
     return Config(model.config, task=task.exporter)
-
-
-def _renamed(tensors: dict[str, dict[int, str]]) -> dict[str, dict[int, str]]:
-    return {name: {index: _AXES.get(axis, axis) for index, axis in axes.items()} for name, axes in tensors.items()}
 
 
 def _fix_axes(model: ModelProto, config: Any) -> None:

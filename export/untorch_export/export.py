@@ -15,6 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from untorch.bundle import GOLDEN, PACKED, Manifest, Tensor, Variant
 from untorch.errors import DependencyError
 from untorch.session import Session
@@ -24,9 +26,10 @@ from untorch_export.convert import convert
 from untorch_export.errors import ExportError, ExportWarning, GateError
 from untorch_export.packing import pack
 from untorch_export.parity import Parity, Run, measure
+from untorch_export.patches import place_marks
 from untorch_export.precision import to_fp16
 from untorch_export.quantize import find_ranges, quantize_int8, random_batches
-from untorch_export.reference import Arrays, Reference, encode, write_golden
+from untorch_export.reference import Arrays, Reference, encode, spare_id, write_golden
 from untorch_export.texts import CALIBRATION_TEXTS
 
 if TYPE_CHECKING:
@@ -103,8 +106,10 @@ def export(
         precisions = _possible(loaded, precisions)
         progress("load", 1, 1)
         with writer.staged(target) as bundle, TemporaryDirectory() as scratch:
-            variants = _build(loaded, bundle, Path(scratch), precisions, calibration, progress)
-            variants = _compare(loaded, bundle, variants, texts, progress)
+            with _failing(f"{type(loaded.model).__name__} cannot be exported for {loaded.task.name}"):
+                variants = _build(loaded, bundle, Path(scratch), precisions, calibration, progress)
+            with _failing(f"{type(loaded.model).__name__} cannot be compared with its graph for {loaded.task.name}"):
+                variants = _compare(loaded, bundle, variants, texts, progress)
             kept, refused = _gate(variants, keep_failed)
             for variant in refused.values():
                 for name in variant.files:
@@ -156,7 +161,8 @@ def _build(
         variants["fp32"] = _with_head(variants["fp32"], head, bundle)
     if "int8" in precisions:
         progress("quantize", 0, 1)
-        variants["int8"] = _quantized(checkpoint, fused, head, bundle, calibration, inputs, outputs)
+        layers = optimize.layers(source)
+        variants["int8"] = _quantized(checkpoint, fused, head, bundle, calibration, inputs, outputs, layers)
         progress("quantize", 1, 1)
     return variants
 
@@ -212,14 +218,14 @@ def _quantized(
     calibration: Sequence[str],
     inputs: tuple[Tensor, ...],
     outputs: tuple[Tensor, ...],
+    layers: int,
 ) -> Variant:
     path = bundle / "onnx" / "model_int8.onnx"
     ranges = find_ranges(fused, _calibration(checkpoint, calibration, inputs))
     graph.save(quantize_int8(fused, ranges), path)
     described = graph.describe(path, bundle, inputs, outputs, optimized=True)
-    layers = optimize.layers(checkpoint.config)
     count = optimize.fused_attention(described.fused)
-    if layers is not None and count < layers:
+    if count < layers:
         warnings.warn(
             f"only {count} of {layers} attention layers fused ({checkpoint.config['model_type']}): int8 will be "
             "slower than it could be",
@@ -251,7 +257,7 @@ def _halved(
     path = bundle / "onnx" / "model_fp16.onnx"
     graph.save(half, path)
     described = graph.describe(path, bundle, inputs, outputs, optimized=True)
-    counts = {"layers": optimize.layers(checkpoint.config), "fused_layers": optimize.fused_attention(described.fused)}
+    counts = {"layers": optimize.layers(source), "fused_layers": optimize.fused_attention(described.fused)}
     whole = Variant("fp16", {"model": described}, extra={**counts, "compared_on": "cpu"})
     variants = {"fp16": _with_head(whole, to_fp16(head) if head else None, bundle)}
     if tight is not None:
@@ -268,9 +274,15 @@ def _halved(
 
 def _calibration(checkpoint: Checkpoint, texts: Sequence[str], inputs: tuple[Tensor, ...]) -> list[Arrays]:
     """Rows on which the quantizer finds ranges; special tokens are 0 where no tokenizer names them."""
-    first, last = (getattr(checkpoint.tokenizer, name, None) or 0 for name in ("cls_token_id", "sep_token_id"))
+    named = (getattr(checkpoint.tokenizer, name, None) for name in ("cls_token_id", "sep_token_id", "eos_token_id"))
+    first, separator, eos = (token or 0 for token in named)
+    last = separator or eos or int(checkpoint.config.get("eos_token_id") or 0)
     names = [tensor.name for tensor in inputs]
     batches = random_batches(names, int(checkpoint.config["vocab_size"]), (first, last), checkpoint.limit)
+    for batch in batches:
+        ids = batch["input_ids"]
+        lengths = np.full(len(ids), ids.shape[1])
+        place_marks(checkpoint.model, checkpoint.task, ids, lengths, spare_id(checkpoint))
     if checkpoint.task.answer == "choice":  # rows of one choice
         batches = [{name: array[:, None] for name, array in batch.items()} for batch in batches]
     for index, text in enumerate(texts):
@@ -382,6 +394,18 @@ def _texts(checkpoint: Checkpoint, eval_file: str | os.PathLike[str] | None) -> 
         )
         return None
     return evalset.built_in(pairs=checkpoint.task.reads_pairs)
+
+
+@contextmanager
+def _failing(what: str) -> Iterator[None]:
+    """Whatever fails inside, in torch, onnx or ONNX Runtime, becomes an ExportError that begins with `what`."""
+    try:
+        yield
+    except (ExportError, DependencyError):
+        raise
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ExportError(f"{what}: {type(error).__name__}{': ' if reason else ''}{reason}") from error
 
 
 def _require_packages() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from untorch.config import ModelConfig
 from untorch_export import graph
 from untorch_export.attention import fuse_attention
 
@@ -31,25 +34,34 @@ def fuse(path: Path, config: dict[str, Any], *, device: str = "cpu") -> ModelPro
     options.enable_bias_skip_layer_norm = device == "cuda"
     options.enable_embed_layer_norm = False
     options.enable_bias_gelu = device == "cuda"
-    heads = int(config.get("num_attention_heads") or config.get("n_heads") or 0)
-    model = optimize_model(
-        str(path),
-        model_type="bert",
-        num_heads=heads,
-        hidden_size=int(config.get("hidden_size") or config.get("dim") or 0),
-        opt_level=0,
-        optimization_options=options,
-    ).model
+    # Its rotary operator wants positions for every row, and tracing gives those of one.
+    options.enable_rotary_embeddings = False
+    known = ModelConfig(config)
+    heads = int(known.get("num_attention_heads") or 0)
+    with redirect_stdout(StringIO()):  # it prints where it cannot infer a shape, and goes on
+        model = optimize_model(
+            str(path),
+            model_type="bert",
+            num_heads=heads,
+            hidden_size=int(known.get("hidden_size") or 0),
+            opt_level=0,
+            optimization_options=options,
+        ).model
     fuse_attention(model, heads)
     if all(opset.domain != "com.microsoft" for opset in model.opset_import):
         model.opset_import.append(make_opsetid("com.microsoft", 1))
     return model
 
 
-def layers(config: dict[str, Any]) -> int | None:
-    """How many attention layers the model has, and so how many should be fused; None where the config does not say."""
-    count = config.get("num_hidden_layers") or config.get("n_layers")
-    return int(count) if count else None
+def layers(path: Path) -> int:
+    """How many attention layers the graph of `path` has, cross-attention counted, and so how many should be fused.
+
+    Each has one softmax, over its scores.
+    """
+    import onnx
+
+    nodes = onnx.load(str(path), load_external_data=False).graph.node
+    return sum(node.op_type == "Softmax" for node in nodes)
 
 
 def fused_attention(counts: dict[str, int]) -> int:

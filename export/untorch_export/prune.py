@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from untorch_export.graph import drop_unused
+from untorch_export.graph import check, drop_unused
 
 # What the selected row of a tensor is called.
 SELECTED = ".selected"
@@ -41,7 +41,7 @@ def head_only(model: onnx.ModelProto, output: str) -> onnx.ModelProto | None:
         return None
     drop_unused(graph)
     del graph.value_info[:]
-    onnx.checker.check_model(cut)
+    check(cut)
     return cut
 
 

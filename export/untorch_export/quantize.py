@@ -171,7 +171,7 @@ class _Graph:
         del self.model.graph.node[:], self.model.graph.initializer[:], self.model.graph.value_info[:]
         self.model.graph.node.extend(nodes)
         self.model.graph.initializer.extend(t for name, t in self._constants.items() if name in used)
-        onnx.checker.check_model(self.model)
+        files.check(self.model)
 
 
 def _products(graph: _Graph) -> dict[str, list[onnx.NodeProto]]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from untorch.golden import Case, save
 from untorch_export.checkpoint import Checkpoint
 from untorch_export.convert import hidden_states
+from untorch_export.patches import least_tokens, place_marks
 from untorch_export.texts import GOLDEN_TEXTS
 
 Arrays = dict[str, NDArray[Any]]
@@ -65,7 +66,8 @@ class Reference:
 def grid(checkpoint: Checkpoint, names: Sequence[str]) -> Iterator[Batch]:
     """Ragged batches of random ids: every size in BATCHES by every length in LENGTHS, and the model's limit."""
     limit = min(checkpoint.limit or LONGEST, LONGEST)
-    shapes = [(size, length) for length in LENGTHS if length < limit for size in BATCHES]
+    least = least_tokens(checkpoint.model, checkpoint.task)
+    shapes = [(size, length) for length in LENGTHS if least <= length < limit for size in BATCHES]
     shapes += [(size, limit) for size in LIMIT_BATCHES]
     generator = np.random.default_rng(0)
     for size, length in shapes:
@@ -98,14 +100,24 @@ def _random(
     vocabulary = int(checkpoint.config["vocab_size"])
     ids = generator.integers(0, vocabulary - 1, (size, length))
     ids[ids >= pad] += 1  # any id but the padding's, which some models take for a position that is not there
-    lengths = generator.integers(1 if ragged else length, length + 1, size)
+    least = least_tokens(checkpoint.model, checkpoint.task) if ragged else length
+    lengths = generator.integers(least, length + 1, size)
     lengths[0] = length
     mask = (np.arange(length) < lengths[:, None]).astype(np.int64)
     segments = (np.arange(length) >= (lengths[:, None] + 1) // 2) * mask
     if checkpoint.config.get("type_vocab_size") == 1:
         segments[:] = 0
+    place_marks(checkpoint.model, checkpoint.task, ids, lengths, spare_id(checkpoint))
     arrays = {"input_ids": np.where(mask, ids, pad), "attention_mask": mask, "token_type_ids": segments}
     return {name: _shaped(checkpoint, arrays[name]) for name in names}
+
+
+def spare_id(checkpoint: Checkpoint) -> int:
+    """An id of an ordinary token."""
+    marks = {checkpoint.config.get(f"{role}_token_id") for role in ("bos", "eos", "sep", "cls", "unk")}
+    return next(
+        index for index in range(int(checkpoint.config["vocab_size"])) if index not in marks | {checkpoint.pad_token_id}
+    )
 
 
 def _shaped(checkpoint: Checkpoint, rows: NDArray[Any]) -> NDArray[Any]:
@@ -123,6 +135,7 @@ def encode(checkpoint: Checkpoint, names: Sequence[str], texts: Sequence[Any], p
         list(texts),
         list(pairs) if pairs is not None else None,
         padding=len(texts) > 1,
+        padding_side="right",  # where a decoder's tokenizer pads left for generating, its heads' positions would shift
         truncation=checkpoint.limit is not None,
         max_length=checkpoint.limit,
         return_tensors="np",
@@ -139,7 +152,7 @@ def write_golden(checkpoint: Checkpoint, reference: Reference, names: Sequence[s
     """
     padded = not any(checkpoint.task.per_token(name) for name in checkpoint.task.outputs)
     batches: list[tuple[Arrays, list[str] | None]] = []
-    if checkpoint.tokenizer is not None:
+    if checkpoint.tokenizer is not None and least_tokens(checkpoint.model, checkpoint.task) == 1:
         groups = [[text] for text in GOLDEN_TEXTS]
         if padded and checkpoint.tokenizer.pad_token is not None:
             groups.append(list(GOLDEN_TEXTS))

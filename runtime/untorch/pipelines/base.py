@@ -187,11 +187,15 @@ class Pipeline:
         return sum(len(encoding) for encoding in self.tokenizer.encode_ids(texts))
 
     def _forward(self, encodings: Sequence[Encoding], batch_size: int | None) -> Iterator[tuple[Array, list[Array]]]:
-        """Run length-sorted batches. Yields (row numbers, this model's outputs for those rows, padding included)."""
+        """Run length-sorted batches. Yields (row numbers, this model's outputs for those rows, padding included).
+
+        Padding stands on the right, whatever the tokenizer's side: a row's positions are then those it has alone.
+        """
         names = self.model.input_names
 
         def run(rows: Array) -> tuple[Array, list[Array]]:
-            return rows, self.model.forward(self.tokenizer.collate([encodings[row] for row in rows.tolist()], names))
+            batch = [encodings[row] for row in rows.tolist()]
+            return rows, self.model.forward(self.tokenizer.collate(batch, names, padding_side="right"))
 
         batches = batching.plan([len(encoding) for encoding in encodings], batch_size, self.max_batch_tokens)
         if len(batches) == 1 or self.model.callers == 1:
@@ -203,13 +207,10 @@ class Pipeline:
 
     def _token_rows(self, encodings: Sequence[Encoding], batch_size: int | None) -> list[list[Array]]:
         """For every row its outputs, each cut to the row's own tokens (tokens, …)."""
-        left = self.tokenizer.padding_side == "left"
         results: list[list[Array]] = [[] for _ in encodings]
         for rows, outputs in self._forward(encodings, batch_size):
             for place, row in enumerate(rows.tolist()):
-                length = len(encodings[row])
-                cut = slice(-length, None) if left else slice(0, length)
-                results[row] = [output[place, cut] for output in outputs]
+                results[row] = [output[place, : len(encodings[row])] for output in outputs]
         return results
 
     def _vectors(self, encodings: Sequence[Encoding], batch_size: int | None) -> Array:

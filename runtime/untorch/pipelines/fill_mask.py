@@ -95,11 +95,9 @@ class FillMaskPipeline(Pipeline):
         encodings = self._encode(items, None, parameters.tokenizer)
         masks = [self._masks(index, encoding) for index, encoding in enumerate(encodings)]
         answers: list[Any] = [None] * len(items)
-        left = self.tokenizer.padding_side == "left"
         for rows, (logits, *_) in self._forward(encodings, batch_size):
             for place, row in enumerate(rows.tolist()):
-                shift = logits.shape[1] - len(encodings[row]) if left else 0
-                scores = softmax(logits[place, masks[row] + shift])
+                scores = softmax(logits[place, masks[row]])
                 answers[row] = self._fillings(encodings[row], masks[row], scores, parameters)
         return answers
 

@@ -157,12 +157,10 @@ class SentenceEmbeddingsPipeline(Pipeline):
         encodings = self._encode(texts, None, parameters.tokenizer)
         skipped = 0 if self.settings.include_prompt else self._prompt_length(parameters)
         vectors: list[Any] = [None] * len(items)
-        left = self.tokenizer.padding_side == "left"
         for rows, (states, *_) in self._forward(encodings, batch_size):
             lengths = np.array([len(encodings[row]) for row in rows.tolist()])[:, None]
-            starts = states.shape[1] - lengths if left else 0
             places = np.arange(states.shape[1])[None, :]
-            mask = (places >= starts + skipped) & (places < starts + lengths)
+            mask = (places >= skipped) & (places < lengths)
             pooled = np.concatenate([pool(states, mask, mode) for mode in parameters.pooling], axis=-1)
             if self.settings.normalize and parameters.normalize is not False:
                 pooled = normalize(pooled)

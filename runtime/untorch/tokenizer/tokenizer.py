@@ -189,8 +189,9 @@ class Tokenizer(ChatTemplates, Vocabulary):
         names: Collection[str],
         pad_to: int | None = None,
         dtype: DTypeLike = np.int64,
+        padding_side: str | None = None,
     ) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
-        """Arrays of shape (batch, sequence) from encodings, padded on `padding_side`.
+        """Arrays of shape (batch, sequence) from encodings, padded on `padding_side` (default: the tokenizer's).
 
         Of `names`, `input_ids`, `attention_mask` and `token_type_ids` are filled; others are left out.
         Rows are as long as the longest, and at least `pad_to`. Raises InputError when rows must be padded
@@ -205,7 +206,7 @@ class Tokenizer(ChatTemplates, Vocabulary):
             width=width,
             pad_id=pad_id,
             pad_type_id=self.pad_token_type_id,
-            left=self.padding_side == "left",
+            left=(padding_side or self.padding_side) == "left",
             dtype=dtype,
         )
 

@@ -7,9 +7,11 @@ import json
 
 import pytest
 
+from architectures import ARCHITECTURES, SEQ2SEQ, checkpoint
 from checkpoints import small_bert
 from untorch import pipeline
 from untorch.cli import main
+from untorch.cli.texts import flat
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,40 @@ def test_words_of_the_command_line(run, bundles):
     assert rows[1]["result"] == pipeline(None, bundles("fill-mask"))("a [MASK]", top_k=2)
     (row,) = run("token-classification", "hello city", "--set", "aggregation_strategy=first")
     assert row["result"] == pipeline("ner", bundles("token-classification"))("hello city", aggregation_strategy="first")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    ("task", "prefix"),
+    [
+        ("feature-extraction", "Bert"),
+        ("sentence-embeddings", "Bert"),
+        ("text-generation", "GPT2"),
+        *((task, "T5") for task in SEQ2SEQ),
+    ],
+)
+def test_texts_in_answers_out(make_bundle, capsys, task, prefix):
+    (architecture,) = (item for item in ARCHITECTURES if item.prefix == prefix)
+    _, bundle = make_bundle(
+        f"run-{task}", lambda folder: checkpoint(folder, architecture, task), precisions=["fp32"], task=task
+    )
+    arguments = {"max_new_tokens": 4, "do_sample": False} if task in ("text-generation", *SEQ2SEQ) else {}
+    texts = ["hello city", "a good movie"]
+    settings = [f"--set={name}={json.dumps(value)}" for name, value in arguments.items()]
+    assert main(["run", str(bundle), *texts, "--json", *settings]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    answers = pipeline(task, bundle)((text for text in texts), **arguments)
+    assert rows == [flat(text, answer) for text, answer in zip(texts, answers, strict=True)]
+
+
+def test_pairs_from_a_file(make_bundle, capsys, tmp_path):
+    _, bundle = make_bundle("run-pairs", small_bert, precisions=["fp32"])
+    source = tmp_path / "in.jsonl"
+    pairs = [{"text": "hello", "text_pair": "city"}, {"text": "a good", "text_pair": "movie"}]
+    source.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    assert main(["run", str(bundle), "--json", "--input", str(source)]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert rows == [{**pair, **answer} for pair, answer in zip(pairs, pipeline(None, bundle)(pairs), strict=True)]
 
 
 def test_labels_for_all_texts_or_for_each(run, tmp_path):

@@ -222,7 +222,8 @@ class AutoModelForSeq2SeqLM(GenerativeModel):
         encoder, decoder = (
             open_session(bundle, variant, role, device=device, threads=threads) for role in ("encoder", "decoder")
         )
-        return cls(bundle, decoder, variant, ModelConfig.load(bundle.path), encoder)
+        with bundle.held():
+            return cls(bundle, decoder, variant, ModelConfig.load(bundle.path), encoder)
 
     def __call__(
         self,

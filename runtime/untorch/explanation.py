@@ -10,7 +10,7 @@ from untorch.bundle import Bundle
 from untorch.config import ModelConfig
 from untorch.loading import choose_variant, open_session
 from untorch.numerics import sigmoid, softmax
-from untorch.tokenizer import AutoTokenizer
+from untorch.tokenizer import Tokenizer
 
 _SHOWN = 6
 
@@ -25,8 +25,9 @@ def explain(bundle: Bundle, text: str, *, device: str = "auto", precision: str =
     wanted = ("last_hidden_state", "logits") if precision == "auto" else ()
     variant = choose_variant(bundle, precision, wanted)
     session = open_session(bundle, variant, "model", device=device, threads=None)
-    config = ModelConfig.load(bundle.path)
-    tokenizer = AutoTokenizer.from_pretrained(bundle.path)
+    with bundle.held():
+        config = ModelConfig.load(bundle.path)
+        tokenizer = Tokenizer.from_bundle(bundle)
     encoded = tokenizer(text, return_tensors="np")
     feeds = {tensor.name: encoded[tensor.name].astype(tensor.dtype) for tensor in session.inputs}
     outputs = dict(zip((tensor.name for tensor in session.outputs), session.run(feeds), strict=True))

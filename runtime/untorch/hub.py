@@ -7,16 +7,13 @@ import logging
 import os
 from pathlib import Path
 
-from untorch.bundle import GRAPH_STEMS, MANIFEST, Manifest, preferred, read_json
+from untorch.bundle import GOLDEN, GRAPH_STEMS, MANIFEST, SIDE_FILES, Manifest, preferred, read_json
 from untorch.errors import BundleError, TaskError
 
 logger = logging.getLogger(__name__)
 
 MODELS = "untorch.models"
 DEFAULTS = "untorch.default_models"
-
-# What a runtime reads besides the graphs themselves.
-_SIDE_FILES = ["*.json", "*.npz", "1_Pooling/*", "2_Normalize/*", "*.jinja"]
 
 
 def resolve(name: str | os.PathLike[str], *, revision: str | None = None, precision: str | None = None) -> Path:
@@ -90,7 +87,7 @@ def _from_hub(name: str, revision: str | None, precision: str | None) -> Path:
             path = Path(hf_hub_download(name, MANIFEST, revision=info.sha))
             manifest = Manifest.from_json(read_json(path), f"{name}/{MANIFEST}")
         graphs = _graphs(name, files, precision, manifest)
-        return Path(snapshot_download(name, revision=revision, allow_patterns=[*_SIDE_FILES, *graphs]))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=[*SIDE_FILES, GOLDEN, *graphs]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).strip().split("\n", 1)[0]
         raise BundleError(

@@ -82,7 +82,8 @@ class AutoModel:
                 f"{', '.join(outputs)}; {cls.__name__} needs {cls.head} ({', '.join(cls.output_names)}). "
                 "Export the checkpoint with a task that has this head"
             )
-        return cls(bundle, session, variant, ModelConfig.load(bundle.path))
+        with bundle.held():
+            return cls(bundle, session, variant, ModelConfig.load(bundle.path))
 
     @property
     def device(self) -> str:

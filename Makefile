@@ -1,7 +1,7 @@
 # Needs Python 3.11 or newer and make; everything else is installed into environments of its own.
 PYTHON ?= python3
 
-.PHONY: demo test matrix lint bench clean
+.PHONY: demo test matrix fuzz soak lint bench clean
 
 # The runtime alone: no torch. Classifies two sentences with the embedded default model.
 demo: .venv-demo/.installed
@@ -14,6 +14,16 @@ test: .venv/.installed
 # Every task of every architecture; `make test` runs a subset that has each of both.
 matrix: .venv/.installed
 	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest tests/test_matrix.py -m "matrix or not matrix"
+
+# The same properties on a hundred thousand cases, and the parsers under atheris: about an hour on two quiet cores.
+fuzz: .venv/.installed
+	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[fuzz]"
+	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest --hypothesis-profile=fuzz -m fuzz
+	.venv/bin/python tests/hostile/fuzz_parsers.py -runs=200000 -verbosity=0
+
+# Half an hour of mixed load on one process: benchmarks/results/soak.json.
+soak: .venv/.installed
+	.venv/bin/python benchmarks/soak.py
 
 lint: .venv/.installed
 	.venv/bin/ruff check .

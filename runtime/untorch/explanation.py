@@ -46,7 +46,7 @@ def explain(bundle: Bundle, text: str, *, device: str = "auto", precision: str =
         single = config.num_labels > 1 and config.problem_type != "multi_label_classification"
         if config.problem_type != "regression":
             scores = (softmax if single else sigmoid)(logits)[0].tolist()
-            stages["probabilities"] = {config.id2label[index]: score for index, score in enumerate(scores)}
+            stages["probabilities"] = dict(zip(config.labels(len(scores)), scores, strict=True))
     return stages
 
 

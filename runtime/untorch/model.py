@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from untorch.bundle import Bundle, Variant
 from untorch.config import ModelConfig
-from untorch.errors import InputError, SequenceTooLongError, TaskError
+from untorch.errors import FormatError, InputError, SequenceTooLongError, TaskError
 from untorch.loading import choose_variant, open_session
 from untorch.outputs import BaseModelOutput, ModelOutput
 from untorch.session import Session
@@ -34,6 +34,8 @@ class AutoModel:
     # Axes of input_ids and of the outputs: (batch, sequence) and, for token states, (batch, sequence, hidden).
     input_rank: ClassVar[int] = 2
     output_rank: ClassVar[int] = 3
+    # How many leading axes the outputs share with input_ids.
+    shared_axes: ClassVar[int] = 2
 
     def __init__(self, bundle: Bundle, session: Session, variant: Variant, config: ModelConfig) -> None:
         self.bundle = bundle
@@ -82,6 +84,11 @@ class AutoModel:
                 f"{', '.join(outputs)}; {cls.__name__} needs {cls.head} ({', '.join(cls.output_names)}). "
                 "Export the checkpoint with a task that has this head"
             )
+        strange = [f"{tensor.name}: {tensor.dtype}" for tensor in session.inputs if "(" in tensor.dtype]
+        if strange or all(tensor.name != "input_ids" for tensor in session.inputs):
+            raise FormatError(
+                f"{bundle.path}: the graph takes {', '.join(strange) or 'no input_ids'}; it reads no tokens"
+            )
         with bundle.held():
             return cls(bundle, session, variant, ModelConfig.load(bundle.path))
 
@@ -118,12 +125,22 @@ class AutoModel:
         """
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids, **inputs}
         feeds = self._check({name: value for name, value in given.items() if value is not None})
-        names = self.output_names
-        return self.output_class(zip(names, self.session.run(feeds, names), strict=True))
+        return self.output_class(zip(self.output_names, self.forward(feeds), strict=True))
 
     def forward(self, feeds: Mapping[str, Array]) -> list[Array]:
-        """Run arrays that are known to be good, in the graph's own dtypes; this head's outputs in order."""
-        return self.session.run(feeds, self.output_names)
+        """Run arrays that are known to be good, in the graph's own dtypes; this head's outputs in order.
+
+        Raises FormatError for outputs that are not an answer for each row, whatever the graph declared.
+        """
+        outputs = self.session.run(feeds, self.output_names)
+        shared = feeds["input_ids"].shape[: self.shared_axes]
+        for name, output in zip(self.output_names, outputs, strict=True):
+            if output.ndim != self.output_rank or output.shape[: len(shared)] != shared:
+                raise FormatError(
+                    f"{self.bundle.path}: the graph gave {name} of shape {output.shape} "
+                    f"for input_ids of shape {feeds['input_ids'].shape}"
+                )
+        return outputs
 
     def check_length(self, length: int, what: str = "the sequence") -> None:
         """Raise SequenceTooLongError if a row of `length` tokens does not fit."""

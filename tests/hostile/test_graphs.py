@@ -7,10 +7,11 @@ import json
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from fuzzing import cases
 from untorch import AutoModel, FormatError, IntegrityError, UntorchError
 from untorch.bundle import digest
 from untorch.inspection import inspect
@@ -155,7 +156,7 @@ def test_inputs_that_the_manifest_does_not_state(tiny_bundle, tmp_path):
         AutoModel.from_pretrained(copy, precision="fp32")
 
 
-@settings(max_examples=500, deadline=None)
+@cases(500)
 @given(data=st.data())
 def test_any_damage_is_a_typed_error_or_harmless(tmp_path_factory, data):
     content = bytearray(graph().SerializeToString())

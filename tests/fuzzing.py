@@ -18,12 +18,16 @@ settings.register_profile("suite", deadline=None, derandomize=True, suppress_hea
 settings.register_profile("fuzz", parent=settings.get_profile("suite"), derandomize=False, print_blob=True)
 
 
+def is_long():
+    """Whether this is `make fuzz`."""
+    return settings.get_current_profile_name() == "fuzz"
+
+
 def cases(count):
     """Try the property on `count` cases, or on TIMES as many under the profile `fuzz`."""
-    times = TIMES if settings.get_current_profile_name() == "fuzz" else 1
 
     def decorate(test):
-        return pytest.mark.fuzz(settings(max_examples=count * times)(test))
+        return pytest.mark.fuzz(settings(max_examples=count * (TIMES if is_long() else 1))(test))
 
     return decorate
 

@@ -12,6 +12,7 @@ import json
 import shutil
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import atheris
@@ -73,10 +74,8 @@ PARSERS = {
 
 def one_input(data):
     if data:
-        try:
+        with suppress(UntorchError):
             list(PARSERS)[data[0] % len(PARSERS)](data[1:])
-        except UntorchError:
-            pass
 
 
 def mutate(data, max_size, seed):

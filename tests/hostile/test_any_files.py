@@ -51,7 +51,7 @@ def classify(folder):
     return pipeline("text-classification", folder, precision="fp32", device="cpu", threads=1)("hello world")
 
 
-@cases(300)
+@cases(80)
 @given(manifest=mutated(content("untorch.json")))
 def test_any_manifest(folder, manifest):
     """It may rename a tool, or drop or exchange variants; an answer that is given is one of the bundle's own."""
@@ -68,7 +68,7 @@ ANSWERS = [
 ]
 
 
-@cases(300)
+@cases(500)
 @given(manifest=mutated(content("untorch.json")))
 def test_a_manifest_that_is_read_is_written_back_whole(manifest):
     with suppress(UntorchError):
@@ -78,7 +78,7 @@ def test_a_manifest_that_is_read_is_written_back_whole(manifest):
         assert written.keys() >= manifest.keys()
 
 
-@cases(300)
+@cases(100)
 @given(config=mutated(content("config.json")))
 def test_any_config(unverified, config):
     (unverified / "config.json").write_text(json.dumps(config))
@@ -86,7 +86,7 @@ def test_any_config(unverified, config):
         assert len(classify(unverified)) == 1
 
 
-@cases(200)
+@cases(400)
 @given(config=st.dictionaries(st.sampled_from(sorted(content("config.json"))), values))
 def test_any_values_of_a_config(config):
     with suppress(UntorchError):
@@ -111,7 +111,7 @@ def test_any_settings_of_a_tokenizer(unverified, name, data):
         tokenizer.apply_chat_template([{"role": "user", "content": "x"}])
 
 
-@cases(300)
+@cases(100)
 @given(tokenizer=mutated({**content("tokenizer.json"), "truncation": {"max_length": 8}, "padding": {"pad_id": 0}}))
 def test_any_tokenizer(unverified, tokenizer):
     (unverified / "tokenizer.json").write_text(json.dumps(tokenizer))
@@ -119,7 +119,7 @@ def test_any_tokenizer(unverified, tokenizer):
         assert len(classify(unverified)) == 1
 
 
-@cases(200)
+@cases(300)
 @given(config=mutated(GENERATION))
 def test_any_generation_config(unverified, config):
     (unverified / "generation_config.json").write_text(json.dumps(config))
@@ -131,7 +131,7 @@ def test_any_generation_config(unverified, config):
         (unverified / "generation_config.json").unlink()
 
 
-@cases(200)
+@cases(300)
 @given(seed=st.integers(0, 1 << 32))
 def test_any_reference(unverified, seed):
     chance = random.Random(seed)
@@ -155,7 +155,7 @@ PIECES = [
 ]  # fmt: skip
 
 
-@cases(300)
+@cases(400)
 @given(template=st.lists(st.sampled_from(PIECES) | st.text(max_size=5), max_size=12).map("".join))
 def test_any_chat_template(template):
     chat = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}]

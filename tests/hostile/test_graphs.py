@@ -156,7 +156,7 @@ def test_inputs_that_the_manifest_does_not_state(tiny_bundle, tmp_path):
         AutoModel.from_pretrained(copy, precision="fp32")
 
 
-@cases(500)
+@cases(800)
 @given(data=st.data())
 def test_any_damage_is_a_typed_error_or_harmless(tmp_path_factory, data):
     content = bytearray(graph().SerializeToString())

@@ -44,7 +44,7 @@ def test_everything_that_is_no_text_is_refused(classify):
             classify([item])
 
 
-@cases(150)
+@cases(80)
 @given(batch=batches, size=st.none() | st.integers(1, 8), shuffled=st.randoms(use_true_random=False))
 def test_an_answer_depends_on_its_text_alone(classify, batch, size, shuffled):
     alone = [classify([text], top_k=None)[0] for text in batch]
@@ -62,7 +62,7 @@ def scores(answer):
     return {item["label"]: item["score"] for item in answer}
 
 
-@cases(100)
+@cases(60)
 @given(batch=st.lists(texts, min_size=1, max_size=12))
 def test_a_vector_depends_on_its_text_alone(embed, batch):
     together = embed(batch)
@@ -71,7 +71,7 @@ def test_a_vector_depends_on_its_text_alone(embed, batch):
         np.testing.assert_allclose(embed(text), vector, atol=1e-5)
 
 
-@cases(100)
+@cases(40)
 @given(batch=st.lists(texts, min_size=1, max_size=12), limit=st.integers(1, 200), queue=st.integers(1, 20))
 def test_a_batcher_gives_each_caller_its_own(classify, batch, limit, queue):
     expected = classify(batch)
@@ -80,7 +80,7 @@ def test_a_batcher_gives_each_caller_its_own(classify, batch, limit, queue):
             assert answer["score"] == pytest.approx(other["score"], abs=NEIGHBOURS[classify.precision])
 
 
-@cases(200)
+@cases(300)
 @given(
     ids=st.lists(st.lists(st.integers(-2, 400), max_size=6), max_size=4),
     mask=st.none() | st.lists(st.lists(st.integers(-1, 2), max_size=6), max_size=4),
@@ -125,7 +125,7 @@ def graph_that_gives(shape):
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
 
-@cases(80)
+@cases(60)
 @given(
     shape=st.lists(st.none() | st.integers(0, 5), min_size=1, max_size=4),
     rows=st.integers(1, 4),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from untorch import native
 from untorch.bundle import Tensor
 from untorch.devices import onnxruntime, resolve_device, usable_cores
 from untorch.errors import BundleError, DeviceError, UntorchError
@@ -78,7 +79,8 @@ class Session:
         """
         self._refuse_after_fork()
         try:
-            return self._session.run(outputs, feeds)  # type: ignore[no-any-return]
+            with native.calls:
+                return self._session.run(outputs, feeds)  # type: ignore[no-any-return]
         except Exception as error:
             shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in feeds.items())
             raise UntorchError(f"ONNX Runtime failed on inputs {shapes}: {_first_line(error)}") from error
@@ -108,7 +110,8 @@ class Session:
                 binding.bind_output(name)
             for name in values:
                 binding.bind_output(name, kind, index)
-            self._session.run_with_iobinding(binding)
+            with native.calls:
+                self._session.run_with_iobinding(binding)
         except Exception as error:
             shapes = ", ".join(f"{name} {list(_shape(feed))}" for name, feed in feeds.items())
             raise UntorchError(f"ONNX Runtime failed on inputs {shapes}: {_first_line(error)}") from error

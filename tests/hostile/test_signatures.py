@@ -9,21 +9,12 @@ import sys
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from signing_keys import make_key
 from untorch import AutoModelForSequenceClassification, Bundle, BundleError, InputError, IntegrityError
 from untorch.bundle import digest
 from untorch.cli import main
 from untorch.signing import check_signature, sign
-
-
-def make_key(folder, name, key=None):
-    """A key pair as two PEM files: (private, public)."""
-    key = key or ec.generate_private_key(ec.SECP256R1())
-    private, public = folder / f"{name}.pem", folder / f"{name}.pub"
-    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    public.write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
-    return private, public
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ test: .venv/.installed
 matrix: .venv/.installed
 	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest tests/test_matrix.py -m "matrix or not matrix"
 
-# The same properties on a hundred thousand cases, and the parsers under atheris: about an hour on two quiet cores.
+# The same properties on a hundred thousand cases, and the parsers under atheris: half an hour.
 fuzz: .venv/.installed
 	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[fuzz]"
 	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest --hypothesis-profile=fuzz -m fuzz

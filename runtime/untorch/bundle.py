@@ -389,10 +389,10 @@ class Bundle:
         before = self._side_identities()
         if before != self._held:
             self.check(before)
+            self._held = before
         yield
         if self._side_identities() != before:
             raise IntegrityError(f"the files of {self.path} changed while they were read; load the bundle again")
-        self._held = before
 
     def _side_identities(self) -> dict[str, tuple[int, ...]]:
         names = side_files(self.path)

@@ -1,7 +1,7 @@
 # Needs Python 3.11 or newer and make; everything else is installed into environments of its own.
 PYTHON ?= python3
 
-.PHONY: demo test matrix real lint bench clean
+.PHONY: demo test matrix real fuzz soak lint bench clean
 
 # The runtime alone: no torch. Classifies two sentences with the embedded default model.
 demo: .venv-demo/.installed
@@ -19,6 +19,16 @@ matrix: .venv/.installed
 real: .venv/.installed .real/.installed
 	HF_HUB_OFFLINE=1 PYTHONPATH=.real .venv/bin/python -m pytest -rs tests/runtime/generation/test_smollm2.py \
 		tests/runtime/pipelines/test_text_ranking.py tests/runtime/pipelines/test_entities_in_real_text.py
+
+# The same properties on a hundred thousand cases, and the parsers under atheris: half an hour.
+fuzz: .venv/.installed
+	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[fuzz]"
+	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest --hypothesis-profile=fuzz -m fuzz
+	.venv/bin/python tests/hostile/fuzz_parsers.py -runs=200000 -verbosity=0
+
+# Half an hour of mixed load on one process: benchmarks/results/soak.json.
+soak: .venv/.installed
+	.venv/bin/python benchmarks/soak.py
 
 lint: .venv/.installed
 	.venv/bin/ruff check .

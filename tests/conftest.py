@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Nothing here may reach for the network, and two pools of threads on a small machine only get in each other's way.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -16,6 +17,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
+import fuzzing  # noqa: E402, F401  # it registers the profiles
+
+settings.load_profile("suite")
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from untorch.bundle import read_json
-from untorch_export.checkpoint import Checkpoint
+from untorch_export.checkpoint import Checkpoint, modules_of
 from untorch_export.errors import ExportError
 
 # The pooling that the runtime can do after the transformer, by the last part of the module's type.
@@ -85,7 +85,7 @@ def _copy_pooling(checkpoint: Checkpoint, bundle: Path) -> None:
             "add sentence-transformers' modules.json and 1_Pooling/config.json"
         )
     names = list(_SENTENCE_FILES)
-    for module in read_json(modules):
+    for module in modules_of(checkpoint.root):
         kind = str(module["type"]).rpartition(".")[2]
         if kind not in _MODULES:
             raise ExportError(

@@ -81,8 +81,8 @@ def load(
     bytes. Raises ExportError for a checkpoint that cannot be loaded as asked, TaskError for an unknown task.
     """
     root, name, commit = _locate(checkpoint, revision, random_init, allow_pickle, trust_remote_code)
-    modules = read_json(root / "modules.json") if (root / "modules.json").is_file() else []
-    folder = root / modules[0].get("path", "") if modules else root
+    modules = modules_of(root)
+    folder = root / modules[0]["path"] if modules else root
     if not (folder / "config.json").is_file():
         raise ExportError(f"{folder} has no config.json; it is not a transformers checkpoint")
     raw = read_json(folder / "config.json")
@@ -150,6 +150,23 @@ def _locate(
             f"there is no folder {name}, and the Hub could not be reached: {_first_line(error)}"
         ) from error
     return Path(snapshot), name, Path(snapshot).name
+
+
+def modules_of(root: Path) -> list[dict[str, str]]:
+    """What sentence-transformers' `modules.json` says: each module's `type`, and its folder in `root`, or none.
+
+    Raises ExportError for a file that says something else, such as a folder elsewhere.
+    """
+    path = root / "modules.json"
+    modules = read_json(path) if path.is_file() else []
+    try:
+        found = [{"type": str(module["type"]), "path": str(module.get("path", ""))} for module in modules]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ExportError(f"{path} is malformed: {error!r}") from error
+    for module in found:
+        if module["path"] in (".", "..") or any(char in module["path"] for char in "/\\\0"):
+            raise ExportError(f"{path} keeps a module in {module['path']!r}, not in a folder beside it")
+    return found
 
 
 def _sentence_transformer(root: Path) -> str:

@@ -31,6 +31,9 @@ from untorch_export.errors import ExportError
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
+# A full disk, a quota, a file system that went away or turned read-only.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+
 
 def check_target(target: Path) -> None:
     """Raise ExportError if a bundle must not be written to `target`: what is there would be lost."""
@@ -78,9 +81,11 @@ def staged(target: Path) -> Iterator[Path]:
             _swap(folder, target)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-    except BaseException:
+    except BaseException as error:
         for parent in made:
             _remove_empty(parent)
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            raise ExportError(f"{target} could not be written, and is as it was: {error}") from error
         raise
     finally:
         os.close(lock)
@@ -116,10 +121,13 @@ def _locked_folder(target: Path) -> tuple[Path, int]:
     while True:
         folder = target.with_name(f"{_prefix(target)}{secrets.token_hex(4)}")
         folder.mkdir()
-        lock = os.open(folder, os.O_RDONLY)
+        try:
+            lock = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:  # another export took it for a leftover before it was locked
+            continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:  # another export took it for a leftover before it was locked
+        except BlockingIOError:  # likewise
             os.close(lock)
             continue
         if folder.exists():
@@ -148,13 +156,16 @@ def _sweep(target: Path) -> None:
 
 def _swap(folder: Path, target: Path) -> None:
     """Put `folder` in the target's place; what was there is then under the folder's old name, or gone."""
-    if not target.exists() or not any(target.iterdir()):
-        os.rename(folder, target)  # noqa: PTH104  # replaces an empty folder too
-    elif not _exchange(folder, target):
-        old = folder.with_name(f"{folder.name}-old")
-        target.rename(old)
-        folder.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
+    try:
+        os.rename(folder, target)  # noqa: PTH104  # where there is nothing, or an empty folder
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        if not _exchange(folder, target):
+            old = folder.with_name(f"{folder.name}-old")
+            target.rename(old)
+            folder.rename(target)
+            shutil.rmtree(old, ignore_errors=True)
     _sync_folder(target.parent)
 
 

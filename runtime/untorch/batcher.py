@@ -106,6 +106,15 @@ class Batcher:
             if not request.future.done() or request.future.cancelled():
                 self._drop(request)
 
+    def replace(self, pipeline: Pipeline) -> None:
+        """Answer with another pipeline from the next batch on, such as one of a bundle that took the old one's place.
+
+        Texts that wait are not lost. Loading comes first, so one that fails leaves the old pipeline answering:
+
+            batcher.replace(pipeline("sentiment-analysis", folder))
+        """
+        self._pipeline = pipeline
+
     def close(self) -> None:
         """Take no more texts, answer those that are queued, and stop."""
         with self._lock:
@@ -224,6 +233,8 @@ class Batcher:
     def _answer(self, batch: list[_Request]) -> None:
         try:
             answers = self._pipeline([request.item for request in batch], **self._arguments)
+            if len(answers) != len(batch):
+                raise UntorchError(f"the pipeline gave {len(answers)} answers for {len(batch)} texts")
         except Exception as error:
             if len(batch) == 1:
                 batch[0].future.set_exception(error)

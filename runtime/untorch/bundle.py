@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -44,6 +45,9 @@ _ROLES = {
     "decoder": ("decoder_model_merged", "decoder_model"),
 }
 GRAPH_STEMS = tuple(stem for stems in _ROLES.values() for stem in stems)
+
+# What a runtime reads besides the graphs and the manifest: configs, tokenizers, chat templates, modules.
+SIDE_FILES = ("*.json", "*.jinja", "additional_chat_templates/*.jinja", "*/config.json")
 
 
 @dataclass(frozen=True)
@@ -252,6 +256,35 @@ def requires_verified() -> bool:
     return os.environ.get(REQUIRE_VERIFIED, "0") not in ("", "0")
 
 
+def refuse_unverified(folder: Path) -> None:
+    """Raise IntegrityError if the environment refuses `folder`, which has no manifest."""
+    if requires_verified():
+        raise IntegrityError(
+            f"{folder} has no manifest ({MANIFEST}), and {REQUIRE_VERIFIED} refuses that. "
+            "Export the checkpoint with `untorch export`, or unset the variable"
+        )
+
+
+def file_of(folder: Path, name: str) -> Path:
+    """Full path of the file `name` of a folder. Raises IntegrityError if it lies outside, or is a link that does."""
+    path = folder / _inside(name, str(folder))
+    real, own = path.resolve(), folder.resolve()
+    # A Hub cache's snapshot is made of links into the repository's store of blobs.
+    in_blobs = own.parent.name == "snapshots" and real.is_relative_to(own.parent.parent / "blobs")
+    if not (real.is_relative_to(own) or in_blobs):
+        raise IntegrityError(f"{path} is a link that leads out of the bundle")
+    return path
+
+
+def side_files(folder: Path) -> list[str]:
+    """Names of the files that a runtime reads besides the graphs and the manifest. Raises as `file_of` does."""
+    found = (path.relative_to(folder).as_posix() for pattern in SIDE_FILES for path in folder.glob(pattern))
+    names = sorted(name for name in found if name != MANIFEST)
+    for name in names:
+        file_of(folder, name)
+    return names
+
+
 def preferred(variants: Mapping[str, Variant], outputs: Iterable[str] = (), device: str = "cpu") -> Variant:
     """The variant to take where none is named: the device's own if it passed its gate and gives `outputs`, else fp32.
 
@@ -298,13 +331,11 @@ class Bundle:
         if not self.path.is_dir():
             raise BundleError(f"{self.path} is not a folder; export a checkpoint there with `untorch export`")
         manifest = self.path / MANIFEST
+        # The side files' identities when their digests were last compared.
+        self._held: dict[str, tuple[int, ...]] | None = None
         self.manifest = Manifest.from_json(read_json(manifest), str(manifest)) if manifest.is_file() else None
         if self.manifest is None:
-            if requires_verified():
-                raise IntegrityError(
-                    f"{self.path} has no manifest ({MANIFEST}), and {REQUIRE_VERIFIED} refuses that. "
-                    "Export the checkpoint with `untorch export`, or unset the variable"
-                )
+            refuse_unverified(self.path)
             self.variants = _discover(self.path)
         else:
             self.variants = self._present(self.manifest)
@@ -348,9 +379,7 @@ class Bundle:
 
     def file(self, name: str) -> Path:
         """Full path of a file of the bundle. Raises IntegrityError if it is missing or lies outside the bundle."""
-        path = self.path / _inside(name, str(self.path))
-        if not self._is_own(path.resolve()):
-            raise IntegrityError(f"{path} is a link that leads out of the bundle")
+        path = file_of(self.path, name)
         if not path.is_file():
             raise IntegrityError(f"{path} is missing; restore it or export the bundle again")
         return path
@@ -376,13 +405,28 @@ class Bundle:
             found[name] = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         return found
 
-    def _is_own(self, real: Path) -> bool:
-        """Whether a path with its links followed belongs to this bundle."""
-        folder = self.path.resolve()
-        if real.is_relative_to(folder):
-            return True
-        # A Hub cache's snapshot is made of links into the repository's store of blobs.
-        return folder.parent.name == "snapshots" and real.is_relative_to(folder.parent.parent / "blobs")
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """What the block reads of the side files is what the manifest says, from its beginning to its end.
+
+        Raises IntegrityError for a file that was altered, that changes meanwhile, or that the manifest does not list:
+        it would be read all the same. Without a manifest only changes are seen.
+        """
+        before = self._side_identities()
+        if before != self._held:
+            self.check(before)
+            self._held = before
+        yield
+        if self._side_identities() != before:
+            raise IntegrityError(f"the files of {self.path} changed while they were read; load the bundle again")
+
+    def _side_identities(self) -> dict[str, tuple[int, ...]]:
+        names = side_files(self.path)
+        if self.manifest is not None and (unknown := [name for name in names if name not in self.manifest.files]):
+            raise IntegrityError(
+                f"{self.path} holds {', '.join(unknown)}, which its manifest does not list. Remove it, or export again"
+            )
+        return self.identities(names)
 
     def _present(self, manifest: Manifest) -> dict[str, Variant]:
         present = {}

@@ -221,7 +221,8 @@ class AutoModelForSeq2SeqLM(GenerativeModel):
         variant, [encoder, decoder] = open_model(
             bundle, precision, cls.output_names, device=device, threads=threads, roles=("encoder", "decoder")
         )
-        return cls(bundle, decoder, variant, ModelConfig.load(bundle.path), encoder)
+        with bundle.held():
+            return cls(bundle, decoder, variant, ModelConfig.load(bundle.path), encoder)
 
     def __call__(
         self,

@@ -109,6 +109,13 @@ class ModelConfig:
         """The value of `name`, or `default` where the config does not say."""
         return getattr(self, name, default)
 
+    def labels(self, count: int) -> list[str]:
+        """The names of a head's `count` labels, in order. Raises FormatError where the config names fewer."""
+        try:
+            return [self.id2label[index] for index in range(count)]
+        except KeyError:
+            raise FormatError(f"the graph scores {count} labels; config.json names {self.num_labels}") from None
+
     def to_dict(self) -> dict[str, Any]:
         """The config's values, labels with whole-number keys."""
         return {**self._values, "id2label": self.id2label, "label2id": self.label2id}

@@ -10,7 +10,7 @@ from untorch.bundle import Bundle
 from untorch.config import ModelConfig
 from untorch.loading import open_model
 from untorch.numerics import sigmoid, softmax
-from untorch.tokenizer import AutoTokenizer
+from untorch.tokenizer import Tokenizer
 
 _SHOWN = 6
 
@@ -24,8 +24,9 @@ def explain(bundle: Bundle, text: str, *, device: str = "auto", precision: str =
     """  # noqa: D205
     wanted = ("last_hidden_state", "logits") if precision == "auto" else ()
     variant, [session] = open_model(bundle, precision, wanted, device=device, threads=None, roles=("model",))
-    config = ModelConfig.load(bundle.path)
-    tokenizer = AutoTokenizer.from_pretrained(bundle.path)
+    with bundle.held():
+        config = ModelConfig.load(bundle.path)
+        tokenizer = Tokenizer.from_bundle(bundle)
     encoded = tokenizer(text, return_tensors="np")
     feeds = {tensor.name: encoded[tensor.name].astype(tensor.dtype) for tensor in session.inputs}
     outputs = dict(zip((tensor.name for tensor in session.outputs), session.run(feeds), strict=True))
@@ -44,7 +45,7 @@ def explain(bundle: Bundle, text: str, *, device: str = "auto", precision: str =
         single = config.num_labels > 1 and config.problem_type != "multi_label_classification"
         if config.problem_type != "regression":
             scores = (softmax if single else sigmoid)(logits)[0].tolist()
-            stages["probabilities"] = {config.id2label[index]: score for index, score in enumerate(scores)}
+            stages["probabilities"] = dict(zip(config.labels(len(scores)), scores, strict=True))
     return stages
 
 

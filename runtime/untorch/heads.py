@@ -22,6 +22,7 @@ class AutoModelForSequenceClassification(AutoModel):
     head = "a classification head"
     tasks = ("text-classification", "text-ranking", "zero-shot-classification")
     output_rank = 2
+    shared_axes = 1
 
 
 class AutoModelForTokenClassification(AutoModel):

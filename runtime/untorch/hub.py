@@ -7,7 +7,7 @@ import logging
 import os
 from pathlib import Path
 
-from untorch.bundle import GRAPH_STEMS, MANIFEST, PACKED, Manifest, preferred, read_json
+from untorch.bundle import GOLDEN, GRAPH_STEMS, MANIFEST, PACKED, SIDE_FILES, Manifest, preferred, read_json
 from untorch.errors import BundleError, TaskError
 from untorch.providers import resolve_device
 
@@ -15,9 +15,6 @@ logger = logging.getLogger(__name__)
 
 MODELS = "untorch.models"
 DEFAULTS = "untorch.default_models"
-
-# What a runtime reads besides the graphs themselves.
-_SIDE_FILES = ["*.json", "*.npz", "1_Pooling/*", "2_Normalize/*", "*.jinja"]
 
 
 def resolve(
@@ -93,7 +90,7 @@ def _from_hub(name: str, revision: str | None, precision: str | None, device: st
             path = Path(hf_hub_download(name, MANIFEST, revision=info.sha))
             manifest = Manifest.from_json(read_json(path), f"{name}/{MANIFEST}")
         graphs = _graphs(name, files, precision, manifest, device)
-        return Path(snapshot_download(name, revision=revision, allow_patterns=[*_SIDE_FILES, *graphs]))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=[*SIDE_FILES, GOLDEN, *graphs]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         reason = str(error).strip().split("\n", 1)[0]
         raise BundleError(

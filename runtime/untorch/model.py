@@ -14,7 +14,7 @@ from untorch import buckets
 from untorch.batching import MAX_TOKENS
 from untorch.bundle import PACKED, Bundle, Variant
 from untorch.config import ModelConfig
-from untorch.errors import InputError, SequenceTooLongError, TaskError
+from untorch.errors import FormatError, InputError, SequenceTooLongError, TaskError
 from untorch.loading import open_model, open_session
 from untorch.outputs import BaseModelOutput, ModelOutput
 from untorch.plans import Plan, remembered
@@ -38,6 +38,8 @@ class AutoModel:
     # Axes of input_ids and of the outputs: (batch, sequence) and, for token states, (batch, sequence, hidden).
     input_rank: ClassVar[int] = 2
     output_rank: ClassVar[int] = 3
+    # How many leading axes the outputs share with input_ids.
+    shared_axes: ClassVar[int] = 2
 
     def __init__(
         self, bundle: Bundle, session: Session, variant: Variant, config: ModelConfig, plan: Plan | None = None
@@ -97,9 +99,15 @@ class AutoModel:
                 f"{', '.join(outputs)}; {cls.__name__} needs {cls.head} ({', '.join(cls.output_names)}). "
                 "Export the checkpoint with a task that has this head"
             )
-        config = ModelConfig.load(bundle.path)
+        strange = [f"{tensor.name}: {tensor.dtype}" for tensor in session.inputs if "(" in tensor.dtype]
+        if strange or all(tensor.name != "input_ids" for tensor in session.inputs):
+            raise FormatError(
+                f"{bundle.path}: the graph takes {', '.join(strange) or 'no input_ids'}; it reads no tokens"
+            )
+        with bundle.held():
+            config = ModelConfig.load(bundle.path)
+            model = cls(bundle, session, variant, config, plan)
         shapes = config.max_sequence_length, {"input_ids": config.get("pad_token_id") or 0}
-        model = cls(bundle, session, variant, config, plan)
         if variant.precision.endswith(PACKED):
             model.packed = session
             plain = bundle.variant(variant.precision.removesuffix(PACKED))
@@ -162,10 +170,21 @@ class AutoModel:
         return self.output_class(zip(self.output_names, AutoModel.forward(self, feeds), strict=True))
 
     def forward(self, feeds: Mapping[str, Array]) -> list[Array]:
-        """Run arrays that are known to be good, in the graph's own dtypes; this head's outputs in order."""
+        """Run arrays that are known to be good, in the graph's own dtypes; this head's outputs in order.
+
+        Raises FormatError for outputs that are not an answer for each row, whatever the graph declared.
+        """
         packs = self.packed is not None and buckets.packs(feeds["attention_mask"])
         session = self.packed if packs and self.packed is not None else self.session
-        return session.run(feeds, self.output_names)
+        outputs = session.run(feeds, self.output_names)
+        shared = feeds["input_ids"].shape[: self.shared_axes]
+        for name, output in zip(self.output_names, outputs, strict=True):
+            if output.ndim != self.output_rank or output.shape[: len(shared)] != shared:
+                raise FormatError(
+                    f"{self.bundle.path}: the graph gave {name} of shape {output.shape} "
+                    f"for input_ids of shape {feeds['input_ids'].shape}"
+                )
+        return outputs
 
     def check_length(self, length: int, what: str = "the sequence") -> None:
         """Raise SequenceTooLongError if a row of `length` tokens does not fit."""

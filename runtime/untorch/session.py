@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from untorch import buckets, cuda, openvino, providers
+from untorch import buckets, cuda, native, openvino, providers
 from untorch.bundle import Tensor
 from untorch.card import Card
 from untorch.devices import onnxruntime, usable_cores
@@ -137,9 +137,10 @@ class Session:
         """
         self._refuse_after_fork()
         try:
-            if self._card is not None:
-                return self._card.run(feeds, outputs or [tensor.name for tensor in self.outputs])
-            return self._session.run(outputs, feeds)  # type: ignore[no-any-return]
+            with native.calls:
+                if self._card is not None:
+                    return self._card.run(feeds, outputs or [tensor.name for tensor in self.outputs])
+                return self._session.run(outputs, feeds)  # type: ignore[no-any-return]
         except Exception as error:
             shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in feeds.items())
             raise UntorchError(f"ONNX Runtime failed on inputs {shapes}: {_first_line(error)}") from error
@@ -186,7 +187,8 @@ class Session:
                 binding.bind_output(name)
             for name in values:
                 binding.bind_output(name, kind, index)
-            self._session.run_with_iobinding(binding)
+            with native.calls:
+                self._session.run_with_iobinding(binding)
         except Exception as error:
             shapes = ", ".join(f"{name} {list(_shape(feed))}" for name, feed in feeds.items())
             raise UntorchError(f"ONNX Runtime failed on inputs {shapes}: {_first_line(error)}") from error

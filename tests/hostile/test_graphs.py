@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+import fuzzing
+from fuzzing import cases
 from untorch import AutoModel, FormatError, IntegrityError, UntorchError
 from untorch.bundle import digest
 from untorch.inspection import inspect
@@ -155,7 +159,7 @@ def test_inputs_that_the_manifest_does_not_state(tiny_bundle, tmp_path):
         AutoModel.from_pretrained(copy, precision="fp32")
 
 
-@settings(max_examples=500, deadline=None)
+@cases(800)
 @given(data=st.data())
 def test_any_damage_is_a_typed_error_or_harmless(tmp_path_factory, data):
     content = bytearray(graph().SerializeToString())
@@ -168,3 +172,38 @@ def test_any_damage_is_a_typed_error_or_harmless(tmp_path_factory, data):
         inspect(path)
     except UntorchError as error:
         assert "damaged.onnx" in str(error)
+
+
+# Loads and runs the frozen bundle's graph, without a manifest, each time with other bits flipped.
+DAMAGE = """
+import random, sys
+from pathlib import Path
+from untorch import UntorchError, pipeline
+folder, first, last = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+path = folder / "onnx/model.onnx"
+content = path.read_bytes()
+typed = 0
+for seed in range(first, last):
+    chance = random.Random(seed)
+    changed = bytearray(content)
+    for _ in range(chance.randint(1, 3)):
+        changed[chance.randrange(len(changed))] ^= 1 << chance.randrange(8)
+    path.write_bytes(changed)
+    try:
+        pipeline("text-classification", folder, precision="fp32", device="cpu", threads=1)(["hello world", "hi"])
+    except UntorchError:
+        typed += 1
+print(typed, file=sys.stderr)
+"""
+
+
+@pytest.mark.fuzz
+def test_a_damaged_graph_that_is_run_all_the_same_never_brings_the_process_down(frozen_bundle):
+    """Unverified, so that ONNX Runtime parses and runs it: a crash there would end the process with a signal."""
+    (frozen_bundle / "untorch.json").unlink()
+    (frozen_bundle / "onnx/head.onnx").unlink()
+    count = 2_000 if fuzzing.is_long() else 100
+    command = [sys.executable, "-c", DAMAGE, str(frozen_bundle), "0", str(count)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert int(result.stderr.splitlines()[-1]) > count / 2

@@ -9,7 +9,17 @@ from contextlib import suppress
 
 import pytest
 
-from untorch import AutoModelForSequenceClassification, Bundle, IntegrityError, UntorchError, loading, pipeline
+from untorch import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    Bundle,
+    BundleError,
+    FormatError,
+    IntegrityError,
+    UntorchError,
+    loading,
+    pipeline,
+)
 from untorch.cli import main
 from untorch.session import Session
 
@@ -55,6 +65,102 @@ def test_a_model_whose_config_was_altered(frozen_bundle):
     path.write_text(path.read_text().replace("POSITIVE", "NEGATIV3"))
     with pytest.raises(IntegrityError, match=r"config\.json was altered"):
         AutoModelForSequenceClassification.from_pretrained(frozen_bundle)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "added_tokens.json",
+        "chat_template.jinja",
+        "additional_chat_templates/tool_use.jinja",
+        "generation_config.json",
+        "modules.json",
+        "1_Pooling/config.json",
+    ],
+)
+def test_a_file_that_would_be_read_and_is_not_listed(frozen_bundle, name):
+    (frozen_bundle / name).parent.mkdir(exist_ok=True)
+    (frozen_bundle / name).write_text("{}")
+    for read in (load, AutoTokenizer.from_pretrained, AutoModelForSequenceClassification.from_pretrained):
+        with pytest.raises(IntegrityError, match=f"holds {name}, which its manifest does not list"):
+            read(frozen_bundle)
+
+
+def test_files_that_are_never_read_may_be_added(frozen_bundle):
+    for name in ("README.md", "LICENSE", "model.sig"):
+        (frozen_bundle / name).write_text("words")
+    load(frozen_bundle)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "config.json"])
+def test_a_tokenizer_alone_is_held_to_the_manifest(frozen_bundle, name):
+    path = frozen_bundle / name
+    path.write_text(path.read_text().replace(":", ": ", 1))
+    with pytest.raises(IntegrityError, match=name):
+        AutoTokenizer.from_pretrained(frozen_bundle)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "config.json"])
+def test_a_side_file_that_changes_while_it_is_read(frozen_bundle, monkeypatch, name):
+    """Even when the very same bytes come back afterwards."""
+    path = frozen_bundle / name
+    content = path.read_bytes()
+    bundle = Bundle(frozen_bundle)
+
+    def swap():
+        with bundle.held():
+            path.write_bytes(content.replace(b"hello", b"hallo"))
+            path.write_bytes(content)
+
+    with pytest.raises(IntegrityError, match="changed while they were read"):
+        swap()
+    load(frozen_bundle)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "config.json", "tokenizer_config.json"])
+def test_without_a_manifest_links_out_are_refused_all_the_same(frozen_bundle, tmp_path, name):
+    (frozen_bundle / "untorch.json").unlink()
+    (frozen_bundle / name).rename(tmp_path / "secret.json")
+    (frozen_bundle / name).symlink_to(tmp_path / "secret.json")
+    for read in (AutoTokenizer.from_pretrained, AutoModelForSequenceClassification.from_pretrained):
+        with pytest.raises(IntegrityError, match="leads out of the bundle"):
+            read(frozen_bundle)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_hard_link_to_a_file_outside(frozen_bundle, tmp_path, name):
+    """A hard link is a file like any other (package managers make them), so it is its bytes that are judged."""
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"x" * (frozen_bundle / name).stat().st_size)
+    (frozen_bundle / name).unlink()
+    (frozen_bundle / name).hardlink_to(secret)
+    with pytest.raises(IntegrityError, match=f"{name} was altered"):
+        load(frozen_bundle)
+
+
+@pytest.mark.parametrize("place", ["../secret", "/etc", "a/../../secret", "1_Pooling/deeper", ".", "linked"])
+def test_a_module_that_lies_outside(frozen_bundle, tmp_path, place):
+    """sentence-transformers' modules.json names folders."""
+    (frozen_bundle / "untorch.json").unlink()
+    for folder in (tmp_path / "secret", frozen_bundle / "1_Pooling/deeper"):
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text('{"pooling_mode_cls_token": true}')
+    (frozen_bundle / "linked").symlink_to(tmp_path / "secret")
+    modules = [{"type": "sentence_transformers.models.Pooling", "path": place}]
+    (frozen_bundle / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(BundleError, match=r"outside|leads out|not in a folder beside it"):
+        pipeline("sentence-embeddings", frozen_bundle, precision="fp32")
+
+
+@pytest.mark.parametrize("modules", ["1", "{}", "[1]", '["x"]', '[{"type": "Pooling"}]', "null"])
+def test_modules_of_the_wrong_type(frozen_bundle, modules):
+    (frozen_bundle / "untorch.json").unlink()
+    (frozen_bundle / "modules.json").write_text(modules)
+    if modules == "{}":
+        assert pipeline("sentence-embeddings", frozen_bundle, precision="fp32")("hello").shape == (32,)
+        return
+    with pytest.raises(FormatError, match=r"modules\.json"):
+        pipeline("sentence-embeddings", frozen_bundle, precision="fp32")
 
 
 @pytest.mark.parametrize("name", ["onnx/head.onnx", "onnx/model.onnx_data"])
@@ -118,8 +224,9 @@ def test_trust_levels(frozen_bundle, monkeypatch):
     (frozen_bundle / "untorch.json").unlink()
     with pytest.raises(IntegrityError, match="UNTORCH_REQUIRE_VERIFIED"):
         Bundle(frozen_bundle)
-    with pytest.raises(IntegrityError, match="UNTORCH_REQUIRE_VERIFIED"):
-        pipeline("text-classification", frozen_bundle)
+    for read in (AutoTokenizer.from_pretrained, AutoModelForSequenceClassification.from_pretrained, load):
+        with pytest.raises(IntegrityError, match="UNTORCH_REQUIRE_VERIFIED"):
+            read(frozen_bundle)
     monkeypatch.setenv("UNTORCH_REQUIRE_VERIFIED", "0")
     assert Bundle(frozen_bundle).trust == "unverified"
 

@@ -22,7 +22,13 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture
-def hub(tmp_path, tiny_bundle):
+def faults():
+    """What the server does to the content of files, by name: a function of (content, bytes to skip)."""
+    return {}
+
+
+@pytest.fixture
+def hub(tmp_path, tiny_bundle, faults):
     """A server with the Hub's interface and one repository, `someone/tiny`. Yields (endpoint, requested paths)."""
     requested: list[str] = []
 
@@ -44,19 +50,30 @@ def hub(tmp_path, tiny_bundle):
                 answer = {"id": "someone/torch-only", "sha": COMMIT, "siblings": [{"rfilename": "model.safetensors"}]}
                 content = json.dumps(answer).encode()
             elif path.startswith(f"/someone/tiny/resolve/{COMMIT}/"):
-                content = (tiny_bundle / path.split(f"{COMMIT}/")[1]).read_bytes()
+                name = path.split(f"{COMMIT}/")[1]
+                content = (tiny_bundle / name).read_bytes()
+                return self._file(content, body, faults.get(name, lambda content: content))
             else:
                 self.send_response(404)
                 self.send_header("X-Error-Code", "RepoNotFound")
                 self.end_headers()
                 return
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
+            self._file(content, body, lambda content: content)
+
+        def _file(self, content, body, fault):
+            begin = 0
+            if body and (wanted := self.headers.get("Range")):
+                requested[-1] += f" {wanted}"
+                begin = int(wanted.removeprefix("bytes=").partition("-")[0])
+            self.send_response(206 if begin else 200)
+            self.send_header("Content-Length", str(len(content) - begin))
+            if begin:
+                self.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{len(content)}")
             self.send_header("X-Repo-Commit", COMMIT)
             self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
             self.end_headers()
             if body:
-                self.wfile.write(content)
+                self.wfile.write(fault(content[begin:]))
 
         def log_message(self, *_):
             pass
@@ -70,10 +87,11 @@ def hub(tmp_path, tiny_bundle):
 
 @pytest.fixture
 def ask(hub, tmp_path):
-    """Run code in a fresh process that sees that server as the Hub."""
+    """Run code in a fresh process that sees that server as the Hub. Gives its output; `errors` is what it reported."""
 
-    def run(code, offline=False):
+    def run(code, offline=False, **variables):
         environment = {**os.environ, "HF_ENDPOINT": hub[0], "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "0"}
+        environment |= variables
         if offline:
             environment["HF_HUB_OFFLINE"] = "1"
         prelude = "from untorch import pipeline, UntorchError\nfrom untorch.hub import resolve\n"
@@ -81,6 +99,7 @@ def ask(hub, tmp_path):
             [sys.executable, "-W", "ignore", "-c", prelude + code], capture_output=True, text=True, env=environment
         )
         assert result.returncode == 0, result.stderr
+        run.errors = result.stderr
         return result.stdout.strip()
 
     return run
@@ -103,6 +122,32 @@ def test_downloads_are_pinned_to_the_commit_the_name_stood_for(hub, ask):
     folder = Path(ask("print(resolve('someone/tiny', revision='main'))"))
     assert folder.name == COMMIT
     assert all(COMMIT in path for path in hub[1] if "/resolve/" in path)
+
+
+DATA = "onnx/model.onnx_data"
+ANSWER = "pipeline(None, 'someone/tiny', precision='fp32')('hello')"
+
+
+def test_downloads_are_checked_by_digest(ask, faults):
+    """The connection, or the Hub, gives another byte than the manifest promises."""
+    faults[DATA] = lambda content: bytes([content[0] ^ 1]) + content[1:]
+    assert ask(error_of(ANSWER)).startswith("IntegrityError")
+
+
+def test_a_download_that_broke_off_is_resumed(hub, ask, faults):
+    small = "from huggingface_hub import constants; constants.DOWNLOAD_CHUNK_SIZE = 1000\n"
+    faults[DATA] = lambda content: content[: len(content) // 2]
+    assert ask(small + error_of(ANSWER)).startswith("BundleError")
+    faults.clear()
+    hub[1].clear()
+    assert "label" in ask(small + f"print({ANSWER})")
+    (again,) = [path for path in hub[1] if path.startswith("GET") and DATA in path]
+    assert int(again.partition("bytes=")[2].rstrip("-")) > 0
+
+
+def test_downloads_show_their_progress(ask):
+    ask(ANSWER, TQDM_POSITION="-1")  # huggingface_hub's way to ask for bars where there is no terminal
+    assert "model.onnx_data: 100%" in ask.errors
 
 
 def error_of(call):

@@ -5,7 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 
-FORBIDDEN = ("torch", "transformers", "optimum", "onnx", "huggingface_hub", "untorch_export", "safetensors")
+FORBIDDEN = (
+    "torch",
+    "transformers",
+    "optimum",
+    "onnx",
+    "huggingface_hub",
+    "untorch_export",
+    "safetensors",
+    "model_signing",
+    "sigstore",
+)
 
 BLOCKER = f"""
 import sys

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
 import pytest
 
+from signing_keys import make_key
+
 LOAD = """
-import os, sys, threading, time
+import json, os, sys, threading, time
 from untorch import Batcher, BatcherClosedError, UntorchError, pipeline
 def load(threads=1): return pipeline(None, sys.argv[1], device="cpu", precision="fp32", threads=threads)
 """
@@ -103,6 +106,55 @@ print("end")
     assert (result.returncode, result.stdout, result.stderr) == (0, "end\n", "")
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_interpreter_ends_cleanly_while_threads_use_a_pipeline(frozen_bundle, threads):
+    """A thread that came back from native code after the interpreter had gone would abort the process."""
+    code = (
+        LOAD
+        + f"""
+classify = load({threads})
+def ask():
+    while True:
+        classify("hello world " * 20)
+        asked.release()
+asked = threading.Semaphore(0)
+for _ in range(16):
+    threading.Thread(target=ask, daemon=True).start()
+for _ in range(40):
+    asked.acquire()
+print("end")
+"""
+    )
+    for _ in range(3):
+        result = python(code, frozen_bundle)
+        assert (result.returncode, result.stdout, result.stderr) == (0, "end\n", "")
+
+
+def test_a_call_after_the_end_began_still_works_in_the_main_thread(frozen_bundle):
+    code = "import atexit\natexit.register(lambda: print(classify('hello world')[0]['label']))\n" + LOAD
+    result = python(code + "classify = load()", frozen_bundle)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "POSITIVE\n", "")
+
+
+def test_a_fork_while_other_threads_call_ends_cleanly(frozen_bundle):
+    code = (
+        LOAD
+        + """
+classify = load()
+def ask():
+    while True:
+        classify("hello world " * 20)
+for _ in range(4):
+    threading.Thread(target=ask, daemon=True).start()
+time.sleep(0.1)
+if child := os.fork():
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+    )
+    result = python(code, frozen_bundle)
+    assert result.returncode == 0, result.stderr
+
+
 def test_the_guard_sees_the_network():
     attempt = "\nimport urllib.request\nurllib.request.urlopen('http://127.0.0.1:9/')"
     assert "AssertionError" in python(NO_NETWORK + attempt).stderr
@@ -110,14 +162,36 @@ def test_the_guard_sees_the_network():
     assert "the network was touched" in python(NO_NETWORK + attempt).stderr
 
 
-def test_import_load_run_and_verify_open_no_socket(frozen_bundle):
+# What must open no connection, given a path. A command that is added is one line here.
+OFFLINE = (
+    ["run", "BUNDLE", "hello"],
+    ["verify", "BUNDLE"],
+    ["sign", "BUNDLE", "--private-key", "KEY.pem", "--signature", "BUNDLE.sig"],
+    ["verify", "BUNDLE", "--signature", "BUNDLE.sig", "--public-key", "KEY.pub"],
+    ["explain", "BUNDLE", "hello"],
+    ["tune", "BUNDLE"],
+    ["doctor"],
+)
+
+
+def test_import_load_and_every_command_open_no_socket(frozen_bundle, tmp_path):
+    make_key(tmp_path, "KEY")
+    commands = [
+        [word.replace("BUNDLE", str(frozen_bundle)).replace("KEY", str(tmp_path / "KEY")) for word in command]
+        for command in OFFLINE
+    ]
     code = (
         NO_NETWORK
         + LOAD
         + """
+from untorch import tuning
 from untorch.cli import main
 print(load()("hello world")[0]["label"])
-for arguments in (["run", sys.argv[1], "hello"], ["verify", sys.argv[1]], ["explain", sys.argv[1], "hi"], ["doctor"]):
+os.environ["UNTORCH_CACHE"] = sys.argv[1] + ".plans"
+# What `tune` measures it measures in processes of their own; one of them is this one, under the guard.
+pool = {"precision": "int8", "device": "cpu", "threads": 1, "callers": 1, "max_tokens": 80}
+tuning.main(json.dumps({"folder": sys.argv[1], "task": "text-classification", "pool": pool}))
+for arguments in json.loads(sys.argv[2]):
     assert main(arguments) == 0, arguments
 assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
 # Sockets of native code do not pass Python; on Linux every open one is listed.
@@ -127,6 +201,6 @@ if sys.platform == "linux":
     assert not [target for target in descriptors if target.startswith("socket:")], descriptors
 """
     )
-    result = python(code, frozen_bundle)
+    result = python(code, frozen_bundle, json.dumps(commands))
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("POSITIVE\n")

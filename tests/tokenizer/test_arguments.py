@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from fuzzing import cases
 from tokenizer.material import HOSTILE, TINY, VARIANTS, assert_alike, assert_same, facts
 
 SHORT = [text for text in HOSTILE if len(text) < 120]
@@ -66,7 +67,7 @@ def ragged(theirs, arguments, keywords) -> bool:
 
 
 @pytest.mark.filterwarnings("ignore:.max_length. is ignored", "ignore:max_length is ignored")
-@settings(max_examples=1200, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@cases(1200)
 @given(kind=st.sampled_from(sorted(TINY)), variant=st.sampled_from(sorted(VARIANTS)), call=calls())
 def test_any_call(tiny_pair, kind, variant, call):
     theirs, ours = tiny_pair(kind, variant)
@@ -81,7 +82,7 @@ def test_any_call(tiny_pair, kind, variant, call):
     assert_alike(theirs, ours, "__call__", *arguments, **keywords)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+@cases(200)
 @given(
     kind=st.sampled_from(["wordpiece", "unigram", "byte_bpe"]),
     batch=st.lists(texts, min_size=1, max_size=4),

@@ -72,26 +72,16 @@ def pipeline(
     name = _canonical(task or bundle.task or _missing_task(bundle.path))
     module, class_name = TASKS[name]
     pipeline_class = getattr(import_module(f"untorch.pipelines.{module}"), class_name)
-    if not isinstance(model, AutoModel):
-        model = pipeline_class.model_class.from_bundle(bundle, device=device, precision=precision, threads=threads)
-    if tokenizer is None or isinstance(tokenizer, (str, os.PathLike)):
-        from untorch.tokenizer import AutoTokenizer
-
-        bundle.check(file for file in _TOKENIZER_FILES if (bundle.path / file).is_file())
-        tokenizer = AutoTokenizer.from_pretrained(bundle.path if tokenizer is None else tokenizer)
     if name == "translation" and task is not None:
         name = task  # translation_xx_to_yy: the languages are the pipeline's to read
-    return pipeline_class(name, model, tokenizer, batch_size=batch_size, **arguments)  # type: ignore[no-any-return]
+    with bundle.held():
+        if not isinstance(model, AutoModel):
+            model = pipeline_class.model_class.from_bundle(bundle, device=device, precision=precision, threads=threads)
+        if tokenizer is None or isinstance(tokenizer, (str, os.PathLike)):
+            from untorch.tokenizer import Tokenizer
 
-
-_TOKENIZER_FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-)
+            tokenizer = Tokenizer.from_bundle(bundle) if tokenizer is None else Tokenizer.from_pretrained(tokenizer)
+        return pipeline_class(name, model, tokenizer, batch_size=batch_size, **arguments)  # type: ignore[no-any-return]
 
 
 def _canonical(task: str) -> str:

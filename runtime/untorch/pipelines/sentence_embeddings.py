@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from untorch.bundle import read_json
+from untorch.bundle import file_of, read_json
 from untorch.errors import FormatError, InputError, TaskError
 from untorch.model import AutoModel
 from untorch.numerics import POOLINGS, Array, normalize, pool
@@ -46,8 +46,16 @@ class EmbeddingSettings:
     def load(cls, folder: Path) -> EmbeddingSettings:
         """Read sentence-transformers' files of a folder; without them, mean pooling as that library defaults to.
 
-        Raises TaskError for a module that cannot be run without torch.
+        Raises TaskError for a module that cannot be run without torch, FormatError for a malformed file,
+        IntegrityError for one outside the folder.
         """
+        try:
+            return cls._read(folder)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise FormatError(f"{folder / 'modules.json'} or a file it names is malformed: {error!r}") from error
+
+    @classmethod
+    def _read(cls, folder: Path) -> EmbeddingSettings:
         modules = folder / "modules.json"
         if not modules.is_file():
             return cls()
@@ -56,7 +64,7 @@ class EmbeddingSettings:
         for module in read_json(modules):
             kind = str(module.get("type", "")).rsplit(".", 1)[-1]
             if kind == "Pooling":
-                pooling, include_prompt = _pooling(folder / str(module["path"]) / "config.json")
+                pooling, include_prompt = _pooling(_config_of(folder, module))
             elif kind == "Normalize":
                 normal = True
             elif kind != "Transformer":
@@ -74,6 +82,14 @@ class EmbeddingSettings:
             prompts=config.get("prompts") or {},
             default_prompt_name=config.get("default_prompt_name"),
         )
+
+
+def _config_of(folder: Path, module: dict[str, Any]) -> Path:
+    """A module's config: a file of a folder right inside `folder`, where the manifest's digests are compared."""
+    path = file_of(folder, f"{module['path']}/config.json")
+    if path.parent.parent != folder:
+        raise FormatError(f"{folder / 'modules.json'} keeps a module in {module['path']!r}, not in a folder beside it")
+    return path
 
 
 def _pooling(path: Path) -> tuple[tuple[str, ...], bool]:

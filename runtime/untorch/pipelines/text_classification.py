@@ -67,7 +67,7 @@ class TextClassificationPipeline(Pipeline):
         texts, pairs = _split_pairs(items)
         logits = self._vectors(self._encode(texts, pairs, parameters.tokenizer), batch_size)
         scores = parameters.function(logits)
-        labels = self.model.config.id2label
+        labels = self.model.config.labels(scores.shape[-1])
         if parameters.top_k == 1 and not parameters.named_top_k:
             best = scores.argmax(axis=-1).tolist()
             return [

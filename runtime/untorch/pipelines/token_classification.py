@@ -189,7 +189,7 @@ class TokenClassificationPipeline(Pipeline):
 
     def _best(self, scores: Array) -> Entity:
         best = int(scores.argmax())
-        return {"entity": self.model.config.id2label[best], "score": float(scores[best])}
+        return {"entity": self.model.config.labels(len(scores))[best], "score": float(scores[best])}
 
     def _groups(self, entities: list[Entity]) -> list[Entity]:
         """Neighbours of one kind as one entity; a `B-` label starts a new one."""

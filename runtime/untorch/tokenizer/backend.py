@@ -16,6 +16,7 @@ from typing import Any
 from tokenizers import Encoding
 from tokenizers import Tokenizer as RustTokenizer
 
+from untorch import native
 from untorch.errors import InputError
 
 _VIEWS_KEPT = 16
@@ -66,9 +67,10 @@ class Backend:
         tokenizer = self._view(truncation, split_special_tokens)
         encode = tokenizer.encode_batch if offsets else tokenizer.encode_batch_fast
         try:
-            encodings: list[Encoding] = encode(
-                inputs, is_pretokenized=is_pretokenized, add_special_tokens=add_special_tokens
-            )
+            with native.calls:
+                encodings: list[Encoding] = encode(
+                    inputs, is_pretokenized=is_pretokenized, add_special_tokens=add_special_tokens
+                )
         except BaseException as error:
             # A panic in Rust arrives as a BaseException of its own kind; interrupts must pass.
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":

@@ -16,7 +16,7 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as RustTokenizer
 
 from untorch.bundle import check_size, read_json
-from untorch.errors import BundleError, FormatError, InputError
+from untorch.errors import BundleError, FormatError, InputError, UntorchError
 from untorch.tokenizer.adjustments import adjust
 from untorch.tokenizer.families import FAMILIES, GENERIC, Family, implied_additional_tokens
 from untorch.tokenizer.model_types import TOKENIZER_OF
@@ -52,6 +52,18 @@ def load(folder: Path, overrides: Mapping[str, Any], name_or_path: str | None = 
     `overrides` are settings and special tokens that replace those of the files. Raises BundleError when
     there is no `tokenizer.json`, FormatError when a file is malformed, InputError for a bad override.
     """
+    try:
+        return _load(folder, overrides, name_or_path)
+    except UntorchError:
+        raise
+    except BaseException as error:  # The binding raises bare Exception, and a panic in Rust is not even that.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = f"{type(error).__name__}: {error}"
+        raise FormatError(f"{folder}: the tokenizer's files, or overrides of them, are malformed: {reason}") from error
+
+
+def _load(folder: Path, overrides: Mapping[str, Any], name_or_path: str | None) -> tuple[RustTokenizer, Settings]:
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise BundleError(

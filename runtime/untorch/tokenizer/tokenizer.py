@@ -13,6 +13,7 @@ from numpy.typing import DTypeLike
 from tokenizers import Encoding
 from tokenizers import Tokenizer as RustTokenizer
 
+from untorch.bundle import MANIFEST, Bundle, refuse_unverified, side_files
 from untorch.errors import InputError
 from untorch.tokenizer import padding as pads
 from untorch.tokenizer.backend import TruncationSettings
@@ -50,14 +51,26 @@ class Tokenizer(ChatTemplates, Vocabulary):
 
         `overrides` replace what the files say: `padding_side`, `truncation_side`, `model_max_length`,
         `pad_token` and the other special tokens, `clean_up_tokenization_spaces`, `add_prefix_space`, ….
-        Raises BundleError without a `tokenizer.json`, FormatError for a malformed file.
+        Raises BundleError without a `tokenizer.json`, FormatError for a malformed file, IntegrityError for one that
+        is not what the bundle's manifest says.
         """
         folder = Path(pretrained_model_name_or_path)
+        name = str(pretrained_model_name_or_path)
         if not folder.is_dir():
             from untorch.hub import resolve as resolve_name
 
             folder = resolve_name(pretrained_model_name_or_path)
-        return cls(*load(folder, overrides, str(pretrained_model_name_or_path)))
+        if (folder / MANIFEST).is_file():
+            return cls.from_bundle(Bundle(folder), name, **overrides)
+        refuse_unverified(folder)
+        side_files(folder)  # refuses links that lead out of the folder
+        return cls(*load(folder, overrides, name))
+
+    @classmethod
+    def from_bundle(cls, bundle: Bundle, name_or_path: str | None = None, **overrides: Any) -> Self:
+        """Read an opened bundle's tokenizer; see `from_pretrained`."""
+        with bundle.held():
+            return cls(*load(bundle.path, overrides, name_or_path))
 
     def __repr__(self) -> str:
         return (

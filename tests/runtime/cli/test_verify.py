@@ -36,8 +36,10 @@ def test_an_altered_file_is_named(copy, capsys):
     content = bytearray((copy / "golden.npz").read_bytes())
     content[100] ^= 1
     (copy / "golden.npz").write_bytes(content)
-    assert main(["verify", str(copy)]) == 2
+    assert main(["verify", str(copy)]) == 1
     assert "golden.npz was altered" in capsys.readouterr().err
+    assert main(["verify", str(copy), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["passed"] is False
 
 
 @pytest.mark.parametrize("value", [0.5, np.nan])

@@ -147,8 +147,9 @@ def test_an_unknown_activation_is_refused(tmp_path, checkpoints):
 
     bundle = shutil.copytree(checkpoints("one", **ONE)[1], tmp_path / "bundle")
     (bundle / "config_sentence_transformers.json").write_text('{"activation_fn": "torch.nn.modules.activation.Tanh"}')
+    (bundle / "untorch.json").unlink()
     with pytest.raises(TaskError, match="Tanh"):
-        pipeline(None, bundle)
+        pipeline("text-ranking", bundle)
 
 
 def test_real_weights_without_config_or_manifest():

@@ -37,10 +37,11 @@ _LEAST_STEP = 1e-12
 
 @dataclass(frozen=True)
 class Range:
-    """The least and the largest value of each channel of an activation: two arrays of K."""
+    """The least, the largest and the mean value of each channel of an activation: three arrays of K."""
 
     low: Floats
     high: Floats
+    mean: Floats
 
     @property
     def outliers(self) -> NDArray[np.int64]:
@@ -102,14 +103,14 @@ def find_ranges(model: onnx.ModelProto, batches: Sequence[dict[str, NDArray[np.i
     names = list(_products(graph))
     if not names:  # a session asked for nothing gives everything
         return {}
-    # Reduced inside the graph: what comes back is two numbers a channel.
+    # Reduced inside the graph: what comes back is three numbers a channel.
     axis = graph.add_constant("ranges.axis", np.array([0], np.int64))
     outputs = []
     for name, products in _products(graph).items():
         width = graph.constant(products[0].input[1]).shape[0]
         shape = graph.add_constant(f"ranges.{width}", np.array([-1, width], np.int64))
         probe.graph.node.append(_node("Reshape", [name, shape], f"{name}.rows"))
-        for kind in ("ReduceMin", "ReduceMax"):
+        for kind in ("ReduceMin", "ReduceMax", "ReduceMean"):
             outputs.append(f"{name}.{kind}")
             probe.graph.node.append(helper.make_node(kind, [f"{name}.rows", axis], outputs[-1:], keepdims=0))
             probe.graph.output.append(helper.make_tensor_value_info(outputs[-1], TensorProto.FLOAT, ["channels"]))
@@ -119,10 +120,10 @@ def find_ranges(model: onnx.ModelProto, batches: Sequence[dict[str, NDArray[np.i
         files.save(probe, path)
         session = Session(path, device="cpu", optimized=True)
         found = [session.run(batch, outputs) for batch in batches]
-    extremes = list(zip(*found, strict=True))
+    columns = list(zip(*found, strict=True))
     return {
-        name: Range(np.min(low, axis=0), np.max(high, axis=0))
-        for name, low, high in zip(names, extremes[::2], extremes[1::2], strict=True)
+        name: Range(np.min(low, axis=0), np.max(high, axis=0), np.mean(mean, axis=0))
+        for name, low, high, mean in zip(names, columns[::3], columns[1::3], columns[2::3], strict=True)
     }
 
 
@@ -239,9 +240,12 @@ def _integer_product(
     # An outlier saturates here, and meets a row of zeros in the weights.
     yield _node("QuantizeLinear", [x, step, zero], f"{x}.int8")
     integers, scales = quantize_columns(weight, outliers)
+    # What rounding the weights moves on average, the bias moves back.
+    kept = np.delete(np.arange(len(weight)), outliers)
+    bias = bias + found.mean[kept] @ (weight[kept] - integers[kept] * scales)
     # Named after the result: layers may share a matrix but not its outliers.
     w8, ws = graph.add_constant(f"{y}.weight", integers), graph.add_constant(f"{y}.scale", scales)
-    inputs = [f"{x}.int8", w8, step, ws, zero, "", graph.add_constant(f"{y}.bias", bias)]
+    inputs = [f"{x}.int8", w8, step, ws, zero, "", graph.add_constant(f"{y}.bias", bias.astype(np.float32))]
     yield helper.make_node("MatMulIntegerToFloat", inputs, [f"{y}.integer"], domain=CONTRIB)
     places = graph.add_constant(f"{x}.outliers", outliers)
     yield helper.make_node("Gather", [x, places], [f"{x}.picked"], axis=-1)

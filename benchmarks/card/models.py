@@ -117,7 +117,7 @@ def _graphs(model: Any, config: dict[str, Any], folder: Path) -> dict[str, dict[
     graph.set_shape(standard.graph.output[0], ("batch", model.config.num_labels))
     graph.save(standard, plain)
     fused = optimize.fuse(plain, config, device="cuda")
-    layers = optimize.layers(config)
+    layers = optimize.layers(plain)
     if (count := optimize.fused_attention(graph.fused(fused))) != layers:
         raise RuntimeError(f"{count} of {layers} attention layers fused")
     found = {"fp32": {"model": plain}, "fp16": {"model": folder / "model_fp16.onnx"}}

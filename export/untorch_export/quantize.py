@@ -1,13 +1,14 @@
 """int8: eight-bit weights and activations for encoder graphs on ONNX Runtime's CPU provider.
 
 Every product of an activation with a constant matrix is replaced. A weight matrix W (K x N) has one symmetric scale a
-column. An activation x (... x K) has one range, fixed here from texts that the exporter runs through the fp32 graph:
-an answer cannot depend on the other texts in its batch, and one operator does the quantising. Values beyond the range
-take its end. The product runs in MatMulIntegerToFloat with unsigned activations and signed weights: the only
-combination with a fast x86 kernel.
+column. What comes out of a layer norm has one scale a row, from the row's own largest value: these are the activations
+whose error shows most. Every other activation has one range, fixed here from texts that the exporter runs through the
+fp32 graph, so that one operator does the quantising; values beyond the range take its end. Either way an answer cannot
+depend on the other texts in its batch. The product runs in MatMulIntegerToFloat with unsigned activations and signed
+weights: the only combination with a fast x86 kernel.
 
-A few input channels of each product are far larger than the rest. They would widen the range and leave few levels for
-everything else, so they take a thin fp32 product beside the integer one.
+A few input channels of each product are far larger than the rest. They would leave few levels for everything else, so
+they take a thin fp32 product beside the integer one.
 """
 
 from __future__ import annotations
@@ -37,11 +38,15 @@ _LEAST_STEP = 1e-12
 
 @dataclass(frozen=True)
 class Range:
-    """The least, the largest and the mean value of each channel of an activation: three arrays of K."""
+    """The least, the largest and the mean value of each channel of an activation: three arrays of K.
+
+    `normalised` says that it comes out of a layer norm.
+    """
 
     low: Floats
     high: Floats
     mean: Floats
+    normalised: bool
 
     @property
     def outliers(self) -> NDArray[np.int64]:
@@ -101,6 +106,7 @@ def find_ranges(model: onnx.ModelProto, batches: Sequence[dict[str, NDArray[np.i
     probe.CopyFrom(model)
     graph = _Graph(probe)
     names = list(_products(graph))
+    normalised = {output for node in model.graph.node if node.op_type == "LayerNormalization" for output in node.output}
     if not names:  # a session asked for nothing gives everything
         return {}
     # Reduced inside the graph: what comes back is three numbers a channel.
@@ -122,7 +128,7 @@ def find_ranges(model: onnx.ModelProto, batches: Sequence[dict[str, NDArray[np.i
         found = [session.run(batch, outputs) for batch in batches]
     columns = list(zip(*found, strict=True))
     return {
-        name: Range(np.min(low, axis=0), np.max(high, axis=0), np.mean(mean, axis=0))
+        name: Range(np.min(low, axis=0), np.max(high, axis=0), np.mean(mean, axis=0), name in normalised)
         for name, low, high, mean in zip(names, columns[::3], columns[1::3], columns[2::3], strict=True)
     }
 
@@ -220,7 +226,8 @@ def _integer_products(
         results.append(result)
     weight, row = np.concatenate(weights, axis=1), np.concatenate(rows)
     y = results[0] if len(products) == 1 else f"{x}.products"
-    nodes = list(_integer_product(graph, x, y, weight, row, found))
+    make = _product_by_rows if found.normalised else _product_in_range
+    nodes = list(make(graph, x, y, weight, row, found))
     if len(products) > 1:
         widths = graph.add_constant(f"{y}.widths", np.array([part.shape[1] for part in weights], np.int64))
         nodes.append(helper.make_node("Split", [y, widths], results, axis=-1))
@@ -229,28 +236,68 @@ def _integer_products(
         nodes = []
 
 
-def _integer_product(
+def _product_in_range(
     graph: _Graph, x: str, y: str, weight: Floats, bias: Floats, found: Range
 ) -> Iterator[onnx.NodeProto]:
-    """Nodes for y = x @ weight + bias: the outlying channels of `x` in fp32, the others in eight bits."""
-    outliers = found.outliers
+    """Nodes for y = x @ weight + bias: the outlying channels of `x` in fp32, the others on the levels of its range."""
     level, zero_level = found.levels()
-    step = graph.add_constant(f"{x}.step", level)
-    zero = graph.add_constant(f"{x}.zero", zero_level)
+    step, zero = graph.add_constant(f"{x}.step", level), graph.add_constant(f"{x}.zero", zero_level)
     # An outlier saturates here, and meets a row of zeros in the weights.
     yield _node("QuantizeLinear", [x, step, zero], f"{x}.int8")
-    integers, scales = quantize_columns(weight, outliers)
-    # What rounding the weights moves on average, the bias moves back.
-    kept = np.delete(np.arange(len(weight)), outliers)
-    bias = bias + found.mean[kept] @ (weight[kept] - integers[kept] * scales)
-    # Named after the result: layers may share a matrix but not its outliers.
-    w8, ws = graph.add_constant(f"{y}.weight", integers), graph.add_constant(f"{y}.scale", scales)
-    inputs = [f"{x}.int8", w8, step, ws, zero, "", graph.add_constant(f"{y}.bias", bias.astype(np.float32))]
+    w8, ws, bias = _rounded(graph, y, weight, bias, found)
+    inputs = [f"{x}.int8", w8, step, ws, zero, "", graph.add_constant(f"{y}.bias", bias)]
     yield helper.make_node("MatMulIntegerToFloat", inputs, [f"{y}.integer"], domain=CONTRIB)
-    places = graph.add_constant(f"{x}.outliers", outliers)
-    yield helper.make_node("Gather", [x, places], [f"{x}.picked"], axis=-1)
-    yield _node("MatMul", [f"{x}.picked", graph.add_constant(f"{y}.beside", weight[outliers])], f"{y}.outlying")
+    yield _picked(graph, x, f"{x}.outlying", found)
+    beside = graph.add_constant(f"{y}.beside", weight[found.outliers])
+    yield _node("MatMul", [f"{x}.outlying", beside], f"{y}.outlying")
     yield _node("Add", [f"{y}.integer", f"{y}.outlying"], y)
+
+
+def _product_by_rows(
+    graph: _Graph, x: str, y: str, weight: Floats, bias: Floats, found: Range
+) -> Iterator[onnx.NodeProto]:
+    """The same with a scale for each row of `x`, which the integer product is multiplied with afterwards."""
+    step = graph.add_constant("int8.step", np.float32(1 / 127))
+    zero = graph.add_constant("int8.zero", np.uint8(128))
+    axis = graph.add_constant("int8.last_axis", np.array([-1], np.int64))
+    rest = np.ones(len(weight), np.float32)
+    rest[found.outliers] = 0
+    yield _node("Mul", [x, graph.add_constant(f"{x}.rest", rest)], f"{x}.small")
+    yield _node("Abs", [f"{x}.small"], f"{x}.magnitude")
+    # A row of zeros becomes NaN, then some integer, then zero again when it is multiplied by its own scale.
+    yield helper.make_node("ReduceMax", [f"{x}.magnitude", axis], [f"{x}.largest"], keepdims=1)
+    yield _node("Div", [x, f"{x}.largest"], f"{x}.fraction")
+    yield _node("QuantizeLinear", [f"{x}.fraction", step, zero], f"{x}.int8")
+    w8, ws, bias = _rounded(graph, y, weight, bias, found)
+    inputs = [f"{x}.int8", w8, step, ws, zero]
+    yield helper.make_node("MatMulIntegerToFloat", inputs, [f"{y}.unscaled"], domain=CONTRIB)
+    yield _node("Mul", [f"{y}.unscaled", f"{x}.largest"], f"{y}.integer")
+    # A last channel of ones carries the bias.
+    yield _picked(graph, x, f"{x}.outlying", found)
+    yield _node("Mul", [f"{x}.largest", graph.add_constant("int8.none", np.float32(0))], f"{x}.zeros")
+    yield _node("Add", [f"{x}.zeros", graph.add_constant("int8.one", np.float32(1))], f"{x}.ones")
+    yield helper.make_node("Concat", [f"{x}.outlying", f"{x}.ones"], [f"{x}.beside"], axis=-1)
+    beside = graph.add_constant(f"{y}.beside", np.vstack([weight[found.outliers], bias]))
+    yield _node("MatMul", [f"{x}.beside", beside], f"{y}.outlying")
+    yield _node("Add", [f"{y}.integer", f"{y}.outlying"], y)
+
+
+def _picked(graph: _Graph, x: str, output: str, found: Range) -> onnx.NodeProto:
+    places = graph.add_constant(f"{x}.outliers", found.outliers)
+    return helper.make_node("Gather", [x, places], [output], axis=-1)
+
+
+def _rounded(graph: _Graph, y: str, weight: Floats, bias: Floats, found: Range) -> tuple[str, str, Floats]:
+    """Names of the integer weights and of their scales, and the bias that makes up for the rounding.
+
+    They are named after the result: layers may share a matrix but not its outliers.
+    """
+    integers, scales = quantize_columns(weight, found.outliers)
+    # What rounding the weights moves on average, the bias moves back.
+    kept = np.delete(np.arange(len(weight)), found.outliers)
+    bias = bias + found.mean[kept] @ (weight[kept] - integers[kept] * scales)
+    names = graph.add_constant(f"{y}.weight", integers), graph.add_constant(f"{y}.scale", scales)
+    return (*names, bias.astype(np.float32))
 
 
 def quantize_columns(weight: Floats, without: NDArray[np.int64] | None = None) -> tuple[NDArray[np.int8], Floats]:

@@ -41,16 +41,15 @@ class AutoModel:
     # How many leading axes the outputs share with input_ids.
     shared_axes: ClassVar[int] = 2
 
-    def __init__(
-        self, bundle: Bundle, session: Session, variant: Variant, config: ModelConfig, plan: Plan | None = None
-    ) -> None:
+    def __init__(self, bundle: Bundle, session: Session, variant: Variant, config: ModelConfig) -> None:
         self.bundle = bundle
         self.session = session
         # The same model without padding in its layers, for batches that have much of it; on a card only.
         self.packed: Session | None = None
         self.precision = variant.precision
         self.config = config
-        self.plan = plan
+        # How batches share the cores, where `untorch tune` has found it out.
+        self.plan: Plan | None = None
         self.input_names = tuple(tensor.name for tensor in session.inputs)
 
     @classmethod
@@ -106,7 +105,8 @@ class AutoModel:
             )
         with bundle.held():
             config = ModelConfig.load(bundle.path)
-            model = cls(bundle, session, variant, config, plan)
+            model = cls(bundle, session, variant, config)
+        model.plan = plan
         shapes = config.max_sequence_length, {"input_ids": config.get("pad_token_id") or 0}
         if variant.precision.endswith(PACKED):
             model.packed = session

@@ -247,10 +247,10 @@ def _product_in_range(
     w8, ws, bias = _rounded(graph, y, weight, bias, found)
     inputs = [f"{x}.int8", w8, step, ws, zero, "", graph.add_constant(f"{y}.bias", bias)]
     yield helper.make_node("MatMulIntegerToFloat", inputs, [f"{y}.integer"], domain=CONTRIB)
-    yield _picked(graph, x, f"{x}.outlying", found)
-    beside = graph.add_constant(f"{y}.beside", weight[found.outliers])
-    yield _node("MatMul", [f"{x}.outlying", beside], f"{y}.outlying")
-    yield _node("Add", [f"{y}.integer", f"{y}.outlying"], y)
+    yield _picked(graph, x, f"{x}.picked", found)
+    beside = graph.add_constant(f"{y}.rows", weight[found.outliers])
+    yield _node("MatMul", [f"{x}.picked", beside], f"{y}.large")
+    yield _node("Add", [f"{y}.integer", f"{y}.large"], y)
 
 
 def _product_by_rows(
@@ -273,13 +273,13 @@ def _product_by_rows(
     yield helper.make_node("MatMulIntegerToFloat", inputs, [f"{y}.unscaled"], domain=CONTRIB)
     yield _node("Mul", [f"{y}.unscaled", f"{x}.largest"], f"{y}.integer")
     # A last channel of ones carries the bias.
-    yield _picked(graph, x, f"{x}.outlying", found)
+    yield _picked(graph, x, f"{x}.picked", found)
     yield _node("Mul", [f"{x}.largest", graph.add_constant("int8.none", np.float32(0))], f"{x}.zeros")
     yield _node("Add", [f"{x}.zeros", graph.add_constant("int8.one", np.float32(1))], f"{x}.ones")
-    yield helper.make_node("Concat", [f"{x}.outlying", f"{x}.ones"], [f"{x}.beside"], axis=-1)
-    beside = graph.add_constant(f"{y}.beside", np.vstack([weight[found.outliers], bias]))
-    yield _node("MatMul", [f"{x}.beside", beside], f"{y}.outlying")
-    yield _node("Add", [f"{y}.integer", f"{y}.outlying"], y)
+    yield helper.make_node("Concat", [f"{x}.picked", f"{x}.ones"], [f"{x}.picked_and_one"], axis=-1)
+    beside = graph.add_constant(f"{y}.rows", np.vstack([weight[found.outliers], bias]))
+    yield _node("MatMul", [f"{x}.picked_and_one", beside], f"{y}.large")
+    yield _node("Add", [f"{y}.integer", f"{y}.large"], y)
 
 
 def _picked(graph: _Graph, x: str, output: str, found: Range) -> onnx.NodeProto:
@@ -323,10 +323,10 @@ def _table(graph: _Graph, node: onnx.NodeProto) -> None:
     y = node.output[0]
     integers, scales = quantize_columns(graph.constant(name).T)
     graph.replace(node, [
-        _node("Gather", [graph.add_constant(f"{name}.int8", integers.T), ids], f"{y}.int8"),
-        _node("Gather", [graph.add_constant(f"{name}.scale", scales[:, None]), ids], f"{y}.scale"),
-        helper.make_node("Cast", [f"{y}.int8"], [f"{y}.integers"], to=TensorProto.FLOAT),
-        _node("Mul", [f"{y}.integers", f"{y}.scale"], y),
+        _node("Gather", [graph.add_constant(f"{name}.int8", integers.T), ids], f"{y}.entry"),
+        _node("Gather", [graph.add_constant(f"{name}.scale", scales[:, None]), ids], f"{y}.entry_scale"),
+        helper.make_node("Cast", [f"{y}.entry"], [f"{y}.integers"], to=TensorProto.FLOAT),
+        _node("Mul", [f"{y}.integers", f"{y}.entry_scale"], y),
     ])  # fmt: skip
 
 

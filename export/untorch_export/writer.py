@@ -37,6 +37,26 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 def check_target(target: Path) -> None:
     """Raise ExportError if a bundle must not be written to `target`: what is there would be lost."""
+    while True:
+        before = _identity(target)
+        try:
+            return _check_content(target)
+        except (ExportError, FileNotFoundError):
+            # Another export may have put its bundle there meanwhile, and be removing the one that was looked at.
+            if _identity(target) == before:
+                raise
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which folder a path leads to now; None if there is none."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _check_content(target: Path) -> None:
     if not target.exists():
         return
     if not target.is_dir():

@@ -51,7 +51,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
     """Which folder a path leads to now; None if there is none."""
     try:
         status = path.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return status.st_dev, status.st_ino
 

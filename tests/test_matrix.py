@@ -17,7 +17,8 @@ import transformers
 from architectures import ARCHITECTURES, CAUSAL, HEADS, SEQ2SEQ, Architecture, checkpoint, table
 from comparing import same
 from untorch import pipeline
-from untorch.bundle import Bundle, Variant
+from untorch.bundle import Bundle
+from untorch.manifest import Variant
 from untorch_export import reference
 from untorch_export.errors import ExportWarning
 from untorch_export.export import export

@@ -74,7 +74,7 @@ def build(name: str, config: dict[str, Any], folder: Path) -> Path:
     """Write the bundle `folder/name`: fp32 (standard operators), fp16 and, where it can be, fp16_packed."""
     import transformers
 
-    from untorch.bundle import Variant
+    from untorch.manifest import Variant
     from untorch_export import writer
 
     bundle = folder / name
@@ -170,7 +170,7 @@ def trace(model: Any, path: Path) -> None:
 def _described(path: Path, bundle: Path) -> Any:
     import onnx
 
-    from untorch.bundle import Tensor
+    from untorch.manifest import Tensor
     from untorch_export import graph
 
     model = onnx.load(str(path), load_external_data=False)

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from untorch.bundle import Manifest, Variant
 from untorch.errors import DependencyError
+from untorch.manifest import Manifest, Variant
 from untorch_export.errors import ExportWarning, GateError
 from untorch_export.tasks import TASKS
 

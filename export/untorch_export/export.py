@@ -7,39 +7,27 @@ import importlib.metadata
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-
-from untorch.bundle import GOLDEN, PACKED, Manifest, Tensor, Variant
+from untorch.bundle import GOLDEN
 from untorch.errors import DependencyError
+from untorch.manifest import PACKED, Manifest, Variant
 from untorch.session import Session
-from untorch_export import assets, decoder, evalset, generation, graph, optimize, prune, writer
+from untorch_export import assets, evalset, generation, writer
 from untorch_export.checkpoint import Checkpoint, load
-from untorch_export.convert import convert
 from untorch_export.errors import ExportError, ExportWarning, GateError
-from untorch_export.packing import pack
 from untorch_export.parity import Parity, Run, measure
-from untorch_export.patches import place_marks
-from untorch_export.precision import to_fp16
-from untorch_export.quantize import find_ranges, quantize_int8, random_batches
-from untorch_export.reference import Arrays, Reference, encode, spare_id, write_golden
+from untorch_export.reference import Arrays, Reference, write_golden
 from untorch_export.texts import CALIBRATION_TEXTS
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
+from untorch_export.variants import Progress, build
 
 PRECISIONS = ("fp32", "int8", "fp16", f"fp16{PACKED}")
 DEFAULT_PRECISIONS = ("fp32", "int8")
-
-# (step, done, total): called as a step goes on; done == total when it is over.
-Progress = Callable[[str, int, int], None]
 
 _TOOLS = (
     "untorch",
@@ -107,7 +95,7 @@ def export(
         progress("load", 1, 1)
         with writer.staged(target) as bundle, TemporaryDirectory() as scratch:
             with _failing(f"{type(loaded.model).__name__} cannot be exported for {loaded.task.name}"):
-                variants = _build(loaded, bundle, Path(scratch), precisions, calibration, progress)
+                variants = build(loaded, bundle, Path(scratch), precisions, calibration, progress)
             with _failing(f"{type(loaded.model).__name__} cannot be compared with its graph for {loaded.task.name}"):
                 variants = _compare(loaded, bundle, variants, texts, progress)
             kept, refused = _gate(variants, keep_failed)
@@ -125,67 +113,6 @@ def export(
             )
 
 
-def _build(
-    checkpoint: Checkpoint,
-    bundle: Path,
-    scratch: Path,
-    precisions: Sequence[str],
-    calibration: Sequence[str],
-    progress: Progress,
-) -> dict[str, Variant]:
-    """Write the graph of every precision, not yet compared. fp32 is made in any case; the others come from it."""
-    if checkpoint.task.answer == "next":
-        return {"fp32": _decoder(checkpoint, bundle, progress)}
-    folder = bundle / "onnx" if "fp32" in precisions else scratch
-    source = folder / "model.onnx"
-    progress("convert", 0, 1)
-    convert(checkpoint.model, checkpoint.task, source)
-    progress("convert", 1, 1)
-    session = Session(source, device="cpu")
-    inputs, outputs = session.inputs, session.outputs
-    del session
-    variants = {}
-    if "fp32" in precisions:
-        variants["fp32"] = Variant("fp32", {"model": graph.describe(source, bundle, inputs, outputs)})
-    if "fp16" in precisions:
-        progress("halve", 0, 1)
-        variants |= _halved(checkpoint, source, bundle, inputs, outputs, packed=f"fp16{PACKED}" in precisions)
-        progress("halve", 1, 1)
-    if checkpoint.task.answer != "row" and "int8" not in precisions:
-        return variants
-    progress("fuse", 0, 1)
-    fused = optimize.fuse(source, checkpoint.config)
-    head = prune.head_only(fused, "logits") if checkpoint.task.answer == "row" else None
-    progress("fuse", 1, 1)
-    if "fp32" in precisions:
-        variants["fp32"] = _with_head(variants["fp32"], head, bundle)
-    if "int8" in precisions:
-        progress("quantize", 0, 1)
-        layers = optimize.layers(source)
-        variants["int8"] = _quantized(checkpoint, fused, head, bundle, calibration, inputs, outputs, layers)
-        progress("quantize", 1, 1)
-    return variants
-
-
-def _with_head(variant: Variant, head: ModelProto | None, bundle: Path) -> Variant:
-    """The variant and, beside its whole graph, the one for the head alone. It shares the whole graph's weights."""
-    if head is None:
-        return variant
-    whole = variant.graphs["model"]
-    path = bundle / whole.file.replace("model", "head")
-    graph.save_beside(deepcopy(head), path, bundle / whole.file)
-    names = {output.name for output in head.graph.output}
-    described = graph.describe(
-        path,
-        bundle,
-        whole.inputs,
-        tuple(output for output in whole.outputs if output.name in names),
-        data=bundle / whole.data[0],
-        optimized=True,
-    )
-    return replace(variant, graphs={**variant.graphs, "head": described})
-
-
 def _possible(checkpoint: Checkpoint, precisions: Sequence[str]) -> Sequence[str]:
     """The precisions that can be made of this checkpoint. Raises ExportError if none can."""
     missing = [name for name in precisions if name != "fp32"]
@@ -196,99 +123,6 @@ def _possible(checkpoint: Checkpoint, precisions: Sequence[str]) -> Sequence[str
         raise ExportError(f"{none_yet}; export it with --precision fp32")
     warnings.warn(f"{none_yet}: fp32 only", ExportWarning, stacklevel=3)
     return ["fp32"]
-
-
-def _decoder(checkpoint: Checkpoint, bundle: Path, progress: Progress) -> Variant:
-    """The fp32 graphs of a model that generates."""
-    progress("convert", 0, 1)
-    paths = decoder.convert(checkpoint.model, checkpoint.task, bundle / "onnx")
-    progress("convert", 1, 1)
-    graphs = {}
-    for role, path in paths.items():
-        session = Session(path, device="cpu")
-        graphs[role] = graph.describe(path, bundle, session.inputs, session.outputs)
-    return Variant("fp32", graphs)
-
-
-def _quantized(
-    checkpoint: Checkpoint,
-    fused: ModelProto,
-    head: ModelProto | None,
-    bundle: Path,
-    calibration: Sequence[str],
-    inputs: tuple[Tensor, ...],
-    outputs: tuple[Tensor, ...],
-    layers: int,
-) -> Variant:
-    path = bundle / "onnx" / "model_int8.onnx"
-    ranges = find_ranges(fused, _calibration(checkpoint, calibration, inputs))
-    graph.save(quantize_int8(fused, ranges), path)
-    described = graph.describe(path, bundle, inputs, outputs, optimized=True)
-    count = optimize.fused_attention(described.fused)
-    if count < layers:
-        warnings.warn(
-            f"only {count} of {layers} attention layers fused ({checkpoint.config['model_type']}): int8 will be "
-            "slower than it could be",
-            ExportWarning,
-            stacklevel=2,
-        )
-    extra = {"layers": layers, "fused_layers": count, "calibration_texts": len(calibration)}
-    whole = Variant("int8", {"model": described}, extra=extra)
-    return _with_head(whole, quantize_int8(head, ranges) if head else None, bundle)
-
-
-def _halved(
-    checkpoint: Checkpoint,
-    source: Path,
-    bundle: Path,
-    inputs: tuple[Tensor, ...],
-    outputs: tuple[Tensor, ...],
-    *,
-    packed: bool,
-) -> dict[str, Variant]:
-    """The fp16 variant, fused as a card wants it, and with `packed` the one without padding in its layers beside it.
-
-    fp16 is compared here on the CPU, whose sums are not a card's.
-    """
-    fused = optimize.fuse(source, checkpoint.config, device="cuda")
-    head = prune.head_only(fused, "logits") if checkpoint.task.answer == "row" else None
-    half = to_fp16(fused)
-    tight = pack(half) if packed else None
-    path = bundle / "onnx" / "model_fp16.onnx"
-    graph.save(half, path)
-    described = graph.describe(path, bundle, inputs, outputs, optimized=True)
-    counts = {"layers": optimize.layers(source), "fused_layers": optimize.fused_attention(described.fused)}
-    whole = Variant("fp16", {"model": described}, extra={**counts, "compared_on": "cpu"})
-    variants = {"fp16": _with_head(whole, to_fp16(head) if head else None, bundle)}
-    if tight is not None:
-        beside = path.with_name(f"model_fp16{PACKED}.onnx")
-        graph.save_beside(tight, beside, path)
-        data = bundle / described.data[0]
-        found = graph.describe(beside, bundle, inputs, outputs, data=data, optimized=True)
-        variants[f"fp16{PACKED}"] = Variant(f"fp16{PACKED}", {"model": found}, extra=dict(counts))
-    elif packed:
-        kind = checkpoint.config["model_type"]
-        warnings.warn(f"{kind}'s attention does not allow padding to be removed", ExportWarning, stacklevel=3)
-    return variants
-
-
-def _calibration(checkpoint: Checkpoint, texts: Sequence[str], inputs: tuple[Tensor, ...]) -> list[Arrays]:
-    """Rows on which the quantizer finds ranges; special tokens are 0 where no tokenizer names them."""
-    named = (getattr(checkpoint.tokenizer, name, None) for name in ("cls_token_id", "sep_token_id", "eos_token_id"))
-    first, separator, eos = (token or 0 for token in named)
-    last = separator or eos or int(checkpoint.config.get("eos_token_id") or 0)
-    names = [tensor.name for tensor in inputs]
-    batches = random_batches(names, int(checkpoint.config["vocab_size"]), (first, last), checkpoint.limit)
-    for batch in batches:
-        ids = batch["input_ids"]
-        lengths = np.full(len(ids), ids.shape[1])
-        place_marks(checkpoint.model, checkpoint.task, ids, lengths, spare_id(checkpoint))
-    if checkpoint.task.answer == "choice":  # rows of one choice
-        batches = [{name: array[:, None] for name, array in batch.items()} for batch in batches]
-    for index, text in enumerate(texts):
-        pairs = [texts[(index + 1) % len(texts)]] if checkpoint.task.reads_pairs else None
-        batches.append(encode(checkpoint, names, [text], pairs))
-    return batches
 
 
 def _calibration_texts(checkpoint: Checkpoint, file: str | os.PathLike[str] | None) -> Sequence[str]:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from untorch.bundle import Variant, Verdict
 from untorch.golden import Case, save
+from untorch.manifest import Variant, Verdict
 from untorch.session import Session
 from untorch_export.answers import TIE, agreement, figure
 from untorch_export.checkpoint import Checkpoint

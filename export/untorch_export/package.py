@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from untorch.bundle import MANIFEST, Bundle, Manifest
+from untorch.bundle import Bundle
 from untorch.errors import DependencyError
+from untorch.manifest import MANIFEST, Manifest
 from untorch_export.errors import ExportError
 
 _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")

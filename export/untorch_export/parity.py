@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from untorch.bundle import Verdict
 from untorch.golden import Case
+from untorch.manifest import Verdict
 from untorch_export import answers
 from untorch_export.answers import Reader, Scores, figure
 from untorch_export.checkpoint import Checkpoint

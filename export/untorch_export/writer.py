@@ -23,8 +23,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from untorch.bundle import MANIFEST, FileRecord, Manifest, Variant, digest, read_json
+from untorch.bundle import digest, read_json
 from untorch.errors import FormatError
+from untorch.manifest import MANIFEST, FileRecord, Manifest, Variant
 from untorch_export.assets import write_json
 from untorch_export.errors import ExportError
 

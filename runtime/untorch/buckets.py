@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from untorch.bundle import Tensor
+from untorch.manifest import Tensor
 
 Array = NDArray[Any]
 

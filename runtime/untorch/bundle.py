@@ -1,4 +1,4 @@
-"""What a bundle is on disk: files, manifest, digests, variants. It does not know how to run one.
+"""What a bundle is on disk: a folder, held to its manifest. It does not know how to run one.
 
 The layout is the Hub's own ONNX convention (`config.json`, `tokenizer.json`, `onnx/model*.onnx`) plus a
 manifest, `untorch.json`. A folder without a manifest opens too, and is `unverified`.
@@ -9,31 +9,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 from untorch.errors import BundleError, FormatError, IntegrityError
+from untorch.manifest import MANIFEST, FileRecord, Graph, Manifest, Variant, inside
 
-FORMAT_VERSION = 1
-MANIFEST = "untorch.json"
 GOLDEN = "golden.npz"
 
 # Set to 1, folders without a manifest are refused.
 REQUIRE_VERIFIED = "UNTORCH_REQUIRE_VERIFIED"
 
-Verdict = Literal["exact", "close", "failed", "unverified"]
 Trust = Literal["verified", "unverified"]
-
-_TRUSTED: tuple[Verdict, ...] = ("exact", "close")
-
-# How the name of a variant ends whose layers have no padding. It is for cards, and there beside the one without it.
-PACKED = "_packed"
-
-# The reduced precision that is fast on each kind of device.
-_OWN = {"cpu": "int8", "cuda": "fp16"}
 
 # A config, tokenizer or manifest larger than this is an attack or a mistake: real ones stay below 40 MB.
 MAX_JSON_BYTES = 128 << 20
@@ -48,207 +37,6 @@ GRAPH_STEMS = tuple(stem for stems in _ROLES.values() for stem in stems)
 
 # What a runtime reads besides the graphs and the manifest: configs, tokenizers, chat templates, modules.
 SIDE_FILES = ("*.json", "*.jinja", "additional_chat_templates/*.jinja", "*/config.json")
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A graph's input or output: its name, numpy dtype name and named axes."""
-
-    name: str
-    dtype: str
-    axes: tuple[str | int, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """The form it has in the manifest."""
-        return {"name": self.name, "dtype": self.dtype, "axes": list(self.axes)}
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Tensor:
-        """Read it back from the manifest. Raises KeyError, TypeError or ValueError if it is malformed."""
-        return cls(str(data["name"]), str(data["dtype"]), tuple(data["axes"]))
-
-
-@dataclass(frozen=True)
-class Graph:
-    """One ONNX file of a variant, its external data, and what goes in and out of it.
-
-    `optimized` says that the file already holds ONNX Runtime's own fused operators, so that loading need not search
-    for fusions again.
-    """
-
-    file: str
-    data: tuple[str, ...] = ()
-    inputs: tuple[Tensor, ...] = ()
-    outputs: tuple[Tensor, ...] = ()
-    fused: dict[str, int] = field(default_factory=dict)
-    optimized: bool = False
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """The graph file and its external data."""
-        return (self.file, *self.data)
-
-    def to_json(self) -> dict[str, Any]:
-        """The form it has in the manifest."""
-        return {
-            "file": self.file,
-            "data": list(self.data),
-            "inputs": [tensor.to_json() for tensor in self.inputs],
-            "outputs": [tensor.to_json() for tensor in self.outputs],
-            "fused": dict(sorted(self.fused.items())),
-            "optimized": self.optimized,
-        }
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Graph:
-        """Read it back from the manifest. Raises KeyError, TypeError or ValueError if it is malformed."""
-        return cls(
-            file=str(data["file"]),
-            data=tuple(str(name) for name in data.get("data", ())),
-            inputs=tuple(Tensor.from_json(item) for item in data.get("inputs", ())),
-            outputs=tuple(Tensor.from_json(item) for item in data.get("outputs", ())),
-            fused={str(key): int(value) for key, value in data.get("fused", {}).items()},
-            optimized=bool(data.get("optimized", False)),
-        )
-
-
-@dataclass(frozen=True)
-class Variant:
-    """The model in one precision: its graphs by role, its parity report and verdict.
-
-    Roles are `model`, or `encoder` and `decoder`. Beside `model` there may be a `head`, which gives only the task's
-    own outputs and saves the work that only the others need.
-    """
-
-    precision: str
-    graphs: dict[str, Graph]
-    verdict: Verdict = "unverified"
-    parity: dict[str, Any] = field(default_factory=dict)
-    extra: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """Every file of every graph, each once."""
-        return tuple(dict.fromkeys(name for graph in self.graphs.values() for name in graph.files))
-
-    @property
-    def trusted(self) -> bool:
-        """Whether it came inside its gate, so that it may stand in for fp32 without being asked for by name."""
-        return self.verdict in _TRUSTED
-
-    def gives(self, outputs: Iterable[str]) -> bool:
-        """Whether its graphs have all of these outputs."""
-        return {tensor.name for graph in self.graphs.values() for tensor in graph.outputs}.issuperset(outputs)
-
-    def roles_on(self, device: str) -> tuple[str, ...]:
-        """The roles whose graphs a device can run at all.
-
-        OpenVINO takes standard operators only, which are those of fp32's whole graphs; what removes padding is made of
-        operators that only CUDA has.
-        """
-        kind = device.partition(":")[0]
-        if kind == "openvino":
-            return tuple(role for role in self.graphs if self.precision == "fp32" and role != "head")
-        return () if self.precision.endswith(PACKED) and kind != "cuda" else tuple(self.graphs)
-
-    def role_for(self, outputs: Iterable[str], device: str = "cpu") -> str:
-        """The role of the graph to run for these outputs: `head` where the device can, else `model`."""
-        head = self.graphs.get("head") if "head" in self.roles_on(device) else None
-        return "head" if head and {tensor.name for tensor in head.outputs}.issuperset(outputs) else "model"
-
-    def to_json(self) -> dict[str, Any]:
-        """The form it has in the manifest."""
-        return {
-            **self.extra,
-            "graphs": {role: graph.to_json() for role, graph in self.graphs.items()},
-            "verdict": self.verdict,
-            "parity": self.parity,
-        }
-
-    @classmethod
-    def from_json(cls, precision: str, data: dict[str, Any]) -> Variant:
-        """Read it back from the manifest. Raises KeyError, TypeError or ValueError if it is malformed."""
-        known = {"graphs", "verdict", "parity"}
-        return cls(
-            precision=precision,
-            graphs={str(role): Graph.from_json(graph) for role, graph in data["graphs"].items()},
-            verdict=data.get("verdict", "unverified"),
-            parity=dict(data.get("parity", {})),
-            extra={key: value for key, value in data.items() if key not in known},
-        )
-
-
-@dataclass(frozen=True)
-class FileRecord:
-    """Size in bytes and SHA-256 (hex) of one file of a bundle."""
-
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """`untorch.json`. Fields that this version does not know are kept in `extra` and written back."""
-
-    task: str
-    source: dict[str, Any]
-    files: dict[str, FileRecord]
-    variants: dict[str, Variant]
-    tools: dict[str, str] = field(default_factory=dict)
-    created: str | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """The form it has in the manifest."""
-        return {
-            **self.extra,
-            "format_version": FORMAT_VERSION,
-            "task": self.task,
-            "source": self.source,
-            "created": self.created,
-            "tools": dict(sorted(self.tools.items())),
-            "variants": {name: variant.to_json() for name, variant in self.variants.items()},
-            "files": {
-                name: {"size": record.size, "sha256": record.sha256} for name, record in sorted(self.files.items())
-            },
-        }
-
-    @classmethod
-    def from_json(cls, data: Any, where: str = MANIFEST) -> Manifest:
-        """Build a manifest from parsed JSON. Raises FormatError, naming `where`, for anything malformed."""
-        if not isinstance(data, dict) or "format_version" not in data:
-            raise FormatError(f"{where} is not an untorch manifest: it has no format_version")
-        version = data["format_version"]
-        if not isinstance(version, int) or version < 1:
-            raise FormatError(f"{where}: format_version {version!r} is not a positive whole number")
-        if version > FORMAT_VERSION:
-            raise FormatError(
-                f"{where} has format version {version}; this untorch reads up to {FORMAT_VERSION}. Upgrade untorch."
-            )
-        known = {"format_version", "task", "source", "created", "tools", "variants", "files"}
-        try:
-            return cls(
-                task=str(data["task"]),
-                source=dict(data.get("source", {})),
-                files={
-                    _inside(name, where): FileRecord(int(record["size"]), str(record["sha256"]))
-                    for name, record in data["files"].items()
-                },
-                variants={name: Variant.from_json(name, variant) for name, variant in data["variants"].items()},
-                tools={str(key): str(value) for key, value in data.get("tools", {}).items()},
-                created=data.get("created"),
-                extra={key: value for key, value in data.items() if key not in known},
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise FormatError(f"{where} is malformed: {type(error).__name__}: {error}") from error
-
-
-def _inside(name: str, where: str) -> str:
-    """Return `name` if it is a relative path that stays inside the bundle; raise IntegrityError otherwise."""
-    path = PurePosixPath(name)
-    if not name or "\\" in name or "\0" in name or path.is_absolute() or ".." in path.parts:
-        raise IntegrityError(f"{where} names a file outside the bundle: {name!r}")
-    return name
 
 
 def requires_verified() -> bool:
@@ -267,7 +55,7 @@ def refuse_unverified(folder: Path) -> None:
 
 def file_of(folder: Path, name: str) -> Path:
     """Full path of the file `name` of a folder. Raises IntegrityError if it lies outside, or is a link that does."""
-    path = folder / _inside(name, str(folder))
+    path = folder / inside(name, str(folder))
     real, own = path.resolve(), folder.resolve()
     # A Hub cache's snapshot is made of links into the repository's store of blobs.
     in_blobs = own.parent.name == "snapshots" and real.is_relative_to(own.parent.parent / "blobs")
@@ -283,17 +71,6 @@ def side_files(folder: Path) -> list[str]:
     for name in names:
         file_of(folder, name)
     return names
-
-
-def preferred(variants: Mapping[str, Variant], outputs: Iterable[str] = (), device: str = "cpu") -> Variant:
-    """The variant to take where none is named: the device's own if it passed its gate and gives `outputs`, else fp32.
-
-    That is int8 on the CPU and fp16 on a card; OpenVINO chooses its precision itself, from fp32.
-    """
-    variant = variants.get(_OWN.get(device.partition(":")[0], "fp32"))
-    if variant is not None and variant.trusted and variant.gives(outputs):
-        return variant
-    return variants.get("fp32") or next(iter(variants.values()))
 
 
 def digest(path: Path) -> str:
@@ -434,7 +211,7 @@ class Bundle:
             for name in variant.files:
                 if name not in manifest.files:
                     raise IntegrityError(f"{self.path / MANIFEST}: {precision} uses {name}, which has no digest")
-            if any((self.path / _inside(name, str(self.path))).is_file() for name in variant.files):
+            if any((self.path / inside(name, str(self.path))).is_file() for name in variant.files):
                 present[precision] = variant
         return present
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from untorch import buckets, cuda
 from untorch.buckets import Bucket
-from untorch.bundle import Tensor
 from untorch.devices import onnxruntime
+from untorch.manifest import Tensor
 
 Array = NDArray[Any]
 

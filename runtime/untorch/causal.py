@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from untorch.bundle import Bundle, Variant
+from untorch.bundle import Bundle
 from untorch.config import ModelConfig
 from untorch.decoder import Cache, Decoder
 from untorch.errors import InputError, SequenceTooLongError, TaskError
 from untorch.generation import GenerationConfig, State, Stopping, Streamer, processors, sample, search
 from untorch.loading import open_model
+from untorch.manifest import Variant
 from untorch.model import AutoModel
 from untorch.outputs import CausalLMOutputWithPast, ModelOutput, Seq2SeqLMOutput
 from untorch.session import Session

@@ -7,8 +7,9 @@ import logging
 import os
 from pathlib import Path
 
-from untorch.bundle import GOLDEN, GRAPH_STEMS, MANIFEST, PACKED, SIDE_FILES, Manifest, preferred, read_json
+from untorch.bundle import GOLDEN, GRAPH_STEMS, SIDE_FILES, read_json
 from untorch.errors import BundleError, TaskError
+from untorch.manifest import MANIFEST, PACKED, Manifest, preferred
 from untorch.providers import resolve_device
 
 logger = logging.getLogger(__name__)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from untorch import buckets, inspection
-from untorch.bundle import PACKED, Bundle, Graph, Variant, preferred
+from untorch.bundle import Bundle
 from untorch.errors import DeviceError, IntegrityError, TaskError
+from untorch.manifest import PACKED, Graph, Variant, preferred
 from untorch.providers import announce, on_cpu, resolve_device
 from untorch.session import Session
 

@@ -12,10 +12,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from untorch import buckets
 from untorch.batching import MAX_TOKENS
-from untorch.bundle import PACKED, Bundle, Variant
+from untorch.bundle import Bundle
 from untorch.config import ModelConfig
 from untorch.errors import FormatError, InputError, SequenceTooLongError, TaskError
 from untorch.loading import open_model, open_session
+from untorch.manifest import PACKED, Variant
 from untorch.outputs import BaseModelOutput, ModelOutput
 from untorch.plans import Plan, remembered
 from untorch.providers import resolve_device

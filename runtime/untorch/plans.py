@@ -16,9 +16,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from untorch.bundle import MANIFEST, Bundle, digest
+from untorch.bundle import Bundle, digest
 from untorch.devices import installed_wheels, usable_cores
 from untorch.errors import BundleError, FormatError
+from untorch.manifest import MANIFEST
 
 logger = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from untorch import buckets, cuda, native, openvino, providers
-from untorch.bundle import Tensor
 from untorch.card import Card
 from untorch.devices import onnxruntime, usable_cores
 from untorch.errors import BundleError, DeviceError, UntorchError
+from untorch.manifest import Tensor
 
 # A tensor that ONNX Runtime holds, on whatever device: its OrtValue.
 Value = Any

@@ -10,8 +10,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from untorch.bundle import MANIFEST, Bundle, Manifest, check_size, read_json
+from untorch.bundle import Bundle, check_size, read_json
 from untorch.errors import BundleError, DependencyError, InputError, IntegrityError
+from untorch.manifest import MANIFEST, Manifest
 
 
 def sign(bundle: Bundle, *, private_key: str | os.PathLike[str], signature: str | os.PathLike[str]) -> None:

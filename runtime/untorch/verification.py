@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from untorch import golden
-from untorch.bundle import GOLDEN, Bundle, Variant
+from untorch.bundle import GOLDEN, Bundle
 from untorch.errors import BundleError, FormatError
 from untorch.loading import open_session
+from untorch.manifest import Variant
 from untorch.providers import resolve_device
 from untorch.session import Session
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from untorch.bundle import Bundle
-from untorch_export import answers, evalset, parity
+from untorch_export import answers, evalset, parity, variants
 from untorch_export import export as road
 from untorch_export.checkpoint import load
 from untorch_export.errors import ExportError, GateError
@@ -169,7 +169,7 @@ def spoil_int8(monkeypatch):
     """Have the quantizer lose the sign of one weight matrix, as a defect in it would."""
     from onnx import numpy_helper
 
-    whole = road.quantize_int8
+    whole = variants.quantize_int8
 
     def broken(model, batches):
         for tensor in model.graph.initializer:
@@ -177,7 +177,7 @@ def spoil_int8(monkeypatch):
                 tensor.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(tensor), tensor.name))
         return whole(model, batches)
 
-    monkeypatch.setattr(road, "quantize_int8", broken)
+    monkeypatch.setattr(variants, "quantize_int8", broken)
 
 
 def test_a_variant_that_misses_its_gate_is_left_out_and_says_why(folder, tmp_path, monkeypatch):

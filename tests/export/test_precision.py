@@ -13,8 +13,8 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from untorch import Bundle, pipeline
-from untorch.bundle import preferred
 from untorch.errors import DeviceError
+from untorch.manifest import preferred
 from untorch.session import Session
 from untorch_export import graph, optimize, precision
 from untorch_export.errors import ExportError, ExportWarning

@@ -23,7 +23,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from untorch_export import writer
-from untorch.bundle import Graph, Variant
+from untorch.manifest import Graph, Variant
 target, letters = Path(sys.argv[1]), sys.argv[2]
 print("ready", flush=True)
 for letter in letters * 1000:

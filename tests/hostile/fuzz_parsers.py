@@ -22,9 +22,10 @@ BUNDLE = ROOT / "tests/data/bundle-v1"
 
 with atheris.instrument_imports(include=["untorch"]):
     from untorch import UntorchError, golden, inspection
-    from untorch.bundle import Bundle, Manifest, read_json
+    from untorch.bundle import Bundle, read_json
     from untorch.config import ModelConfig
     from untorch.generation import GenerationConfig
+    from untorch.manifest import Manifest
 
 # A bundle of its own, whose files the inputs take the places of.
 FOLDER = shutil.copytree(BUNDLE, Path(tempfile.mkdtemp(prefix="untorch-fuzz-")) / "bundle")

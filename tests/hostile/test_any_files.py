@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from fuzzing import cases, mutated, values
 from untorch import AutoTokenizer, InputError, UntorchError, golden, pipeline
-from untorch.bundle import Manifest
 from untorch.config import ModelConfig
 from untorch.generation import GenerationConfig
+from untorch.manifest import Manifest
 from untorch.tokenizer.chat import render
 
 DATA = Path(__file__).resolve().parents[1] / "data/bundle-v1"

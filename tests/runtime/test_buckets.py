@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from untorch import buckets
 from untorch.buckets import Bucket
-from untorch.bundle import Tensor
+from untorch.manifest import Tensor
 
 LIMITS = st.one_of(st.none(), st.integers(1, 2048))
 INPUTS = tuple(Tensor(name, "int64", ("batch", "sequence")) for name in ("input_ids", "attention_mask"))

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from untorch import Bundle, BundleError, FormatError, IntegrityError, pipeline
-from untorch.bundle import Manifest
+from untorch.manifest import Manifest
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 import untorch
 from untorch import Bundle, FormatError, pipeline
-from untorch.bundle import FORMAT_VERSION
+from untorch.manifest import FORMAT_VERSION
 from untorch.verification import verify
 
 DATA = Path(__file__).resolve().parents[1] / "data"

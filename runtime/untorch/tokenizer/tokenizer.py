@@ -13,8 +13,9 @@ from numpy.typing import DTypeLike
 from tokenizers import Encoding
 from tokenizers import Tokenizer as RustTokenizer
 
-from untorch.bundle import MANIFEST, Bundle, refuse_unverified, side_files
+from untorch.bundle import Bundle, refuse_unverified, side_files
 from untorch.errors import InputError
+from untorch.manifest import MANIFEST
 from untorch.tokenizer import padding as pads
 from untorch.tokenizer.backend import TruncationSettings
 from untorch.tokenizer.chat import ChatTemplates

@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import platform
-import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -88,6 +87,9 @@ def remember(bundle: Bundle, plan: Plan, measured: dict[str, Any]) -> Path:
     """
     if not bundle.verified:
         raise BundleError(f"{bundle.path} has no manifest, so a plan for it could not be told from one for other files")
+    # Imported here: a start that only reads plans should not pay for it.
+    import tempfile
+
     path = file_for(bundle)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from untorch import buckets, cuda, native, openvino, providers
-from untorch.card import Card
 from untorch.devices import onnxruntime, usable_cores
 from untorch.errors import BundleError, DeviceError, UntorchError
 from untorch.manifest import Tensor
+
+if TYPE_CHECKING:
+    from untorch.card import Card
 
 # A tensor that ONNX Runtime holds, on whatever device: its OrtValue.
 Value = Any
@@ -77,11 +79,12 @@ class Session:
             providers.require_on_device(self.nodes, self.device)
         self.inputs = tuple(_tensor(item) for item in self._session.get_inputs())
         self.outputs = tuple(_tensor(item) for item in self._session.get_outputs())
-        self._card = (
-            Card(self._session, self.device, self.inputs, self.outputs, graphs=graphs)
-            if self.device.startswith("cuda")
-            else None
-        )
+        self._card: Card | None = None
+        if self.device.startswith("cuda"):
+            # Imported here: a start on the CPU should not pay for it.
+            from untorch.card import Card
+
+            self._card = Card(self._session, self.device, self.inputs, self.outputs, graphs=graphs)
 
     def _options(self, optimized: bool) -> Any:
         ort = onnxruntime()

@@ -133,13 +133,13 @@ class AutoModel:
 
     @property
     def callers(self) -> int:
-        """How many batches are best run at once: on a CPU as many as it has threads, on a card one after the other.
+        """How many batches are best run at once: on a CPU one for two threads, on a card one after the other.
 
-        Two batches on two threads each share the pool, and neither waits for the other at every operator.
+        More of them would take the cores from each other's threads, which stay awake between two operators.
         """
         if self.plan is not None:
             return self.plan.callers
-        return self.session.threads if self.device == "cpu" else 1
+        return max(1, self.session.threads // 2) if self.device == "cpu" else 1
 
     @property
     def max_batch_tokens(self) -> int:

@@ -31,7 +31,7 @@ def bundle(frozen_bundle):
 def test_without_a_plan_the_defaults_hold(bundle):
     model = AutoModel.from_bundle(bundle)
     assert model.plan is None
-    assert model.callers == model.session.threads
+    assert model.callers == max(1, model.session.threads // 2)
     assert model.max_batch_tokens == 160
 
 

@@ -1,0 +1,217 @@
+/* y = x W + bias in int8, for x in fp32: each row of x on 256 levels of its own, its outliers in fp32. */
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")
+#include <string.h>
+
+#include "kernels.h"
+#include "simd.h"
+
+/* Rows that the inner loop holds in registers, and rows whose levels stay in the second-level cache. */
+enum { ROWS = 6, BLOCK = 96 };
+/* Rows of one task that quantises or normalises, and the numbers below which that is not worth waking a thread for. */
+enum { SOME = 16, SMALL = 1 << 15 };
+/* Tasks that the columns of a product are cut into. */
+enum { TASKS = 8 };
+
+static size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+size_t linear_scratch(const Linear *linear, size_t rows) {
+    return aligned(rows * linear->steps * DEPTH) + 2 * aligned(rows * sizeof(float)) +
+           aligned(rows * linear->outliers * sizeof(float));
+}
+
+void linear_place(LinearRun *run, void *scratch) {
+    char *at = scratch;
+    run->levels = (uint8_t *)at;
+    at += aligned(run->rows * run->linear->steps * DEPTH);
+    run->steps = (float *)at;
+    at += aligned(run->rows * sizeof(float));
+    run->lows = (float *)at;
+    at += aligned(run->rows * sizeof(float));
+    run->picked = (float *)at;
+}
+
+static void quantize_row(const LinearRun *run, size_t row) {
+    const Linear *linear = run->linear;
+    size_t depth = linear->steps * DEPTH;
+    const float *x = run->x + row * linear->inputs;
+    uint8_t *levels = run->levels + row * depth;
+    __m512 low = _mm512_setzero_ps(), high = low;
+    for (size_t k = 0; k < linear->inputs; k += 16) {
+        __mmask16 here = first(linear->inputs - k);
+        __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(here, x + k), _mm512_maskz_loadu_ps(here, linear->rest + k));
+        low = _mm512_min_ps(low, v);
+        high = _mm512_max_ps(high, v);
+    }
+    float least = _mm512_reduce_min_ps(low), most = _mm512_reduce_max_ps(high);
+    float step = (most - least) / 255.0f;
+    __m512 per_level = _mm512_set1_ps(step > 0 ? 1.0f / step : 0.0f), from = _mm512_set1_ps(least);
+    for (size_t k = 0; k < depth; k += 16) {
+        __mmask16 here = first(linear->inputs > k ? linear->inputs - k : 0);
+        __m512 v = _mm512_mul_ps(_mm512_sub_ps(_mm512_maskz_loadu_ps(here, x + k), from), per_level);
+        /* An outlier saturates, and meets a row of zeros in the weights. */
+        _mm512_mask_cvtusepi32_storeu_epi8(levels + k, first(depth - k), _mm512_cvtps_epi32(v));
+    }
+    run->steps[row] = step;
+    run->lows[row] = least;
+    for (size_t o = 0; o < linear->outliers; o++) run->picked[row * linear->outliers + o] = x[linear->places[o]];
+}
+
+/* x times the normal distribution function of x, which is (1 + erf(x / sqrt 2)) / 2; erf by Abramowitz and Stegun's
+   7.1.26, whose error is 1.5e-7. */
+ALWAYS __m512 gelu(__m512 x) {
+    const __m512 one = _mm512_set1_ps(1.0f);
+    __m512 z = _mm512_abs_ps(_mm512_mul_ps(x, _mm512_set1_ps(0.70710678118654752f)));
+    __m512 t = _mm512_div_ps(one, _mm512_fmadd_ps(z, _mm512_set1_ps(0.3275911f), one));
+    __m512 p = _mm512_set1_ps(1.061405429f);
+    p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(-1.453152027f));
+    p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(1.421413741f));
+    p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(-0.284496736f));
+    p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(0.254829592f));
+    /* What is missing from 1 in erf(z): half of it times |x| is GELU's distance from max(x, 0). */
+    __m512 missing = _mm512_mul_ps(_mm512_mul_ps(p, t), exponential(_mm512_mul_ps(_mm512_sub_ps(_mm512_setzero_ps(), z), z)));
+    __m512 half = _mm512_mul_ps(_mm512_abs_ps(x), _mm512_set1_ps(0.5f));
+    return _mm512_fnmadd_ps(half, missing, _mm512_max_ps(x, _mm512_setzero_ps()));
+}
+
+/* In words of the assembler, because GCC 12 copies the sums to the stack and back around its own intrinsic. */
+ALWAYS void dot(__m512i *sum, __m512i levels, __m512i weights) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(*sum) : "v"(levels), "v"(weights));
+}
+
+/* `count` rows from `row` on, and one tile of columns. `count` is a constant wherever this is inlined. */
+ALWAYS void tile_rows(const LinearRun *run, size_t row, const size_t count, size_t tile, const int8_t *ahead) {
+    const Linear *linear = run->linear;
+    size_t depth = linear->steps * DEPTH, outputs = linear->outputs;
+    const int8_t *weight = linear->weight + tile * COLUMNS * depth;
+    const uint8_t *levels = run->levels + row * depth;
+    __m512i sum[ROWS][4];
+#pragma GCC unroll 6
+    for (size_t i = 0; i < count; i++)
+#pragma GCC unroll 4
+        for (size_t j = 0; j < 4; j++) sum[i][j] = _mm512_setzero_si512();
+    for (size_t k = 0; k < linear->steps; k++) {
+        __m512i w[4];
+        _mm_prefetch(ahead + k * 128, _MM_HINT_T1);
+        _mm_prefetch(ahead + k * 128 + 64, _MM_HINT_T1);
+#pragma GCC unroll 4
+        for (size_t j = 0; j < 4; j++) w[j] = _mm512_loadu_si512(weight + (k * COLUMNS + j * 16) * DEPTH);
+#pragma GCC unroll 6
+        for (size_t i = 0; i < count; i++) {
+            int32_t four;
+            memcpy(&four, levels + i * depth + k * DEPTH, sizeof four);
+            __m512i a = _mm512_set1_epi32(four);
+#pragma GCC unroll 4
+            for (size_t j = 0; j < 4; j++) dot(&sum[i][j], a, w[j]);
+        }
+    }
+#pragma GCC unroll 4
+    for (size_t j = 0; j < 4; j++) {
+        size_t n = tile * COLUMNS + j * 16;
+        if (n >= outputs) return;
+        __mmask16 here = first(outputs - n);
+        __m512 scale = _mm512_loadu_ps(linear->scale + n), bias = _mm512_loadu_ps(linear->bias + n);
+        __m512 sums = _mm512_loadu_ps(linear->sums + n), y[ROWS];
+#pragma GCC unroll 6
+        for (size_t i = 0; i < count; i++) {
+            __m512 step = _mm512_mul_ps(scale, _mm512_set1_ps(run->steps[row + i]));
+            y[i] = _mm512_fmadd_ps(sums, _mm512_set1_ps(run->lows[row + i]), bias);
+            y[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[i][j]), step, y[i]);
+        }
+        for (size_t o = 0; o < linear->outliers; o++) {
+            __m512 w = _mm512_loadu_ps(linear->rows + o * linear->tiles * COLUMNS + n);
+#pragma GCC unroll 6
+            for (size_t i = 0; i < count; i++)
+                y[i] = _mm512_fmadd_ps(w, _mm512_set1_ps(run->picked[(row + i) * linear->outliers + o]), y[i]);
+        }
+#pragma GCC unroll 6
+        for (size_t i = 0; i < count; i++) {
+            size_t place = (row + i) * outputs + n;
+            if (linear->gelu) y[i] = gelu(y[i]);
+            if (run->residual) y[i] = _mm512_add_ps(y[i], _mm512_maskz_loadu_ps(here, run->residual + place));
+            _mm512_mask_storeu_ps(run->y + place, here, y[i]);
+        }
+    }
+}
+
+/* The product of rows [row, end) with a tile. The weights of the next tile are asked for meanwhile, half of them beside
+   each of the first two groups of rows: a short text would else wait for memory, then multiply, then wait again. */
+static void tile_block(const LinearRun *run, size_t row, size_t end, size_t tile) {
+    size_t bytes = run->linear->steps * DEPTH * COLUMNS;
+    const int8_t *here = run->linear->weight + tile * bytes, *ahead = here + bytes;
+    for (size_t group = 0; row < end; group++) {
+        /* Groups of about equal size: 5 and 5 rows rather than 6 and 4. */
+        size_t left = end - row, groups = (left + ROWS - 1) / ROWS, count = (left + groups - 1) / groups;
+        const int8_t *asked = group < 2 ? ahead + group * bytes / 2 : here;
+        switch (count) {
+        case 6: tile_rows(run, row, 6, tile, asked); break;
+        case 5: tile_rows(run, row, 5, tile, asked); break;
+        case 4: tile_rows(run, row, 4, tile, asked); break;
+        case 3: tile_rows(run, row, 3, tile, asked); break;
+        case 2: tile_rows(run, row, 2, tile, asked); break;
+        default: tile_rows(run, row, 1, tile, asked);
+        }
+        row += count;
+    }
+}
+
+static void normalize_row(const LinearRun *run, size_t row) {
+    const Linear *linear = run->linear;
+    float *y = run->y + row * linear->outputs;
+    __m512 sum = _mm512_setzero_ps(), squares = sum;
+    for (size_t n = 0; n < linear->outputs; n += 16)
+        sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(first(linear->outputs - n), y + n));
+    float mean = _mm512_reduce_add_ps(sum) / (float)linear->outputs;
+    __m512 middle = _mm512_set1_ps(mean);
+    for (size_t n = 0; n < linear->outputs; n += 16) {
+        __mmask16 here = first(linear->outputs - n);
+        __m512 v = _mm512_maskz_sub_ps(here, _mm512_maskz_loadu_ps(here, y + n), middle);
+        squares = _mm512_fmadd_ps(v, v, squares);
+    }
+    float variance = _mm512_reduce_add_ps(squares) / (float)linear->outputs;
+    __m512 factor = _mm512_set1_ps(1.0f / __builtin_sqrtf(variance + linear->epsilon));
+    for (size_t n = 0; n < linear->outputs; n += 16) {
+        __mmask16 here = first(linear->outputs - n);
+        __m512 v = _mm512_mul_ps(_mm512_sub_ps(_mm512_maskz_loadu_ps(here, y + n), middle), factor);
+        v = _mm512_fmadd_ps(v, _mm512_loadu_ps(linear->norm_weight + n), _mm512_loadu_ps(linear->norm_bias + n));
+        _mm512_mask_storeu_ps(y + n, here, v);
+    }
+}
+
+/* ---- the three stages ---- */
+
+static size_t least(size_t a, size_t b) { return a < b ? a : b; }
+
+static void quantize_task(void *state, size_t index) {
+    const LinearRun *run = state;
+    for (size_t row = index * SOME; row < least(run->rows, (index + 1) * SOME); row++) quantize_row(run, row);
+}
+
+static void normalize_task(void *state, size_t index) {
+    const LinearRun *run = state;
+    for (size_t row = index * SOME; row < least(run->rows, (index + 1) * SOME); row++) normalize_row(run, row);
+}
+
+static int over_rows(LinearRun *run, Task *task, size_t width, Parallel *parallel, void *pool) {
+    size_t count = (run->rows + SOME - 1) / SOME;
+    if (run->rows * width > SMALL) return parallel(pool, task, count, run);
+    for (size_t index = 0; index < count; index++) task(run, index);
+    return 0;
+}
+
+/* Tiles of one task: neighbours, so that the next one is known, but not so many that a thread is left without. */
+static size_t tiles_of_task(const Linear *linear) { return (linear->tiles + TASKS - 1) / TASKS; }
+
+static void multiply_task(void *state, size_t index) {
+    const LinearRun *run = state;
+    size_t tiles = run->linear->tiles, some = tiles_of_task(run->linear), parts = (tiles + some - 1) / some;
+    size_t row = index / parts * BLOCK, end = least(run->rows, row + BLOCK), tile = index % parts * some;
+    for (size_t last = least(tiles, tile + some); tile < last; tile++) tile_block(run, row, end, tile);
+}
+
+int linear_run(LinearRun *run, Parallel *parallel, void *pool) {
+    const Linear *linear = run->linear;
+    size_t some = tiles_of_task(linear), parts = (linear->tiles + some - 1) / some;
+    if (over_rows(run, quantize_task, linear->inputs, parallel, pool)) return 1;
+    if (parallel(pool, multiply_task, (run->rows + BLOCK - 1) / BLOCK * parts, run)) return 1;
+    return linear->norm_weight ? over_rows(run, normalize_task, linear->outputs, parallel, pool) : 0;
+}

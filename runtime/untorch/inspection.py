@@ -14,8 +14,8 @@ from pathlib import Path
 
 from untorch.errors import FormatError, IntegrityError
 
-# The operators of the ONNX standard and of ONNX Runtime itself; anything else is code that is not here.
-_DOMAINS = {"", "ai.onnx", "com.microsoft"}
+# The operators of the ONNX standard, of ONNX Runtime and of untorch-kernels; anything else is code that is not here.
+_DOMAINS = {"", "ai.onnx", "com.microsoft", "untorch"}
 
 # Bytes an element takes, by TensorProto.DataType; strings (8) have no fixed size.
 _ELEMENT_BYTES = {

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from untorch import buckets, inspection
 from untorch.bundle import Bundle
 from untorch.errors import DeviceError, IntegrityError, TaskError
-from untorch.manifest import PACKED, Graph, Variant, preferred
+from untorch.manifest import KERNELS, PACKED, Graph, Variant, preferred
 from untorch.providers import announce, on_cpu, resolve_device
 from untorch.session import Session
 
@@ -84,6 +84,7 @@ def open_session(bundle: Bundle, variant: Variant, role: str, *, device: str, th
         optimized=graph.optimized,
         # How many tokens are left without padding is known only as it runs.
         capturable=buckets.is_bounded(graph.inputs) and not variant.precision.endswith(PACKED),
+        kernels=variant.precision.endswith(KERNELS),
     )
     weights.finish()
     # What was hashed and inspected must be what ONNX Runtime opened.

@@ -21,6 +21,8 @@ _TRUSTED: tuple[Verdict, ...] = ("exact", "close")
 
 # How the name of a variant ends whose layers have no padding. It is for cards, and there beside the one without it.
 PACKED = "_packed"
+# How the name of a variant ends whose products and attention run in the operators of untorch-kernels, on the CPU.
+KERNELS = "_kernels"
 
 # The reduced precision that is fast on each kind of device.
 _OWN = {"cpu": "int8", "cuda": "fp16"}

@@ -177,5 +177,4 @@ def _described(path: Path, bundle: Path) -> Any:
     inputs = tuple(Tensor(value.name, "int64", ("batch", "sequence")) for value in model.graph.input)
     labels = model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
     outputs = (Tensor("logits", "float32", ("batch", labels)),)
-    data = path.with_name("model_fp16.onnx_data") if "fp16" in path.name else None
-    return graph.describe(path, bundle, inputs, outputs, data=data, optimized="fp16" in path.name)
+    return graph.describe(path, bundle, inputs, outputs, optimized="fp16" in path.name)

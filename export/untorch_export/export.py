@@ -7,16 +7,17 @@ import importlib.metadata
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from untorch import kernels
 from untorch.bundle import GOLDEN
-from untorch.errors import DependencyError
-from untorch.manifest import PACKED, Manifest, Variant
+from untorch.errors import DependencyError, DeviceError
+from untorch.manifest import KERNELS, PACKED, Manifest, Variant
 from untorch.session import Session
 from untorch_export import assets, evalset, generation, writer
 from untorch_export.checkpoint import Checkpoint, load
@@ -26,7 +27,9 @@ from untorch_export.reference import Arrays, Reference, write_golden
 from untorch_export.texts import CALIBRATION_TEXTS
 from untorch_export.variants import Progress, build
 
-PRECISIONS = ("fp32", "int8", "fp16", f"fp16{PACKED}")
+INT8_KERNELS = f"int8{KERNELS}"
+PRECISIONS = ("fp32", "int8", INT8_KERNELS, "fp16", f"fp16{PACKED}")
+# And int8_kernels, where this machine can run and compare it.
 DEFAULT_PRECISIONS = ("fp32", "int8")
 
 _TOOLS = (
@@ -47,7 +50,7 @@ def export(
     output: str | os.PathLike[str],
     *,
     task: str | None = None,
-    precisions: Sequence[str] = DEFAULT_PRECISIONS,
+    precisions: Sequence[str] | None = None,
     revision: str | None = None,
     random_init: bool = False,
     seed: int = 0,
@@ -60,21 +63,20 @@ def export(
 ) -> Manifest:
     """Export a checkpoint to the bundle folder `output` and return the bundle's manifest.
 
-    `checkpoint` is a local folder or a Hub id. `task` defaults to the one the checkpoint's architecture names.
+    `checkpoint` is a local folder or a Hub id. `task` defaults to the one the checkpoint's architecture names,
+    `precisions` to fp32, int8 and, where untorch-kernels is installed and this processor can run it, int8_kernels.
     `eval_file` is a tab-separated file with a header, a column `label` and one or two columns of text; accuracy on it
     then decides whether a reduced precision is good enough. `calibration_file` has one text a line, from which int8
     takes its ranges; by default they come from the project's own texts. A variant that misses its gate is left out,
     and the manifest's `extra["refused"]` says why; with `keep_failed` it is written with the verdict `failed`.
 
-    Raises ExportError for a checkpoint, task or target that cannot be had as asked, GateError (an ExportError) if no
-    variant came through, TaskError for an unknown task, DependencyError where the export packages are missing. The
-    target is then as it was. Warns with ExportWarning where fewer attention layers fused than the model has.
+    Raises ExportError for a checkpoint, task, precision or target that cannot be had as asked, GateError (an
+    ExportError) if no variant came through, TaskError for an unknown task, DependencyError where the export packages
+    are missing. The target is then as it was. Warns with ExportWarning where fewer attention layers fused than the
+    model has.
     """
-    unknown = [name for name in precisions if name not in PRECISIONS]
-    if unknown or not precisions:
-        raise ExportError(f"precision {', '.join(unknown) or '(none)'} is unknown; choose from {', '.join(PRECISIONS)}")
-    if f"fp16{PACKED}" in precisions and "fp16" not in precisions:
-        raise ExportError(f"fp16{PACKED} runs beside fp16 and shares its weights; ask for fp16 as well")
+    if precisions is not None:
+        _check_precisions(precisions)
     target = Path(output)
     writer.check_target(target)
     _require_packages()
@@ -91,26 +93,49 @@ def export(
         )
         texts = _texts(loaded, eval_file)
         calibration = _calibration_texts(loaded, calibration_file)
-        precisions = _possible(loaded, precisions)
+        wanted = _possible(loaded, DEFAULT_PRECISIONS if precisions is None else precisions)
+        if precisions is None and "int8" in wanted and kernels.usable():
+            wanted = [*wanted, INT8_KERNELS]
         progress("load", 1, 1)
         with writer.staged(target) as bundle, TemporaryDirectory() as scratch:
             with _failing(f"{type(loaded.model).__name__} cannot be exported for {loaded.task.name}"):
-                variants = build(loaded, bundle, Path(scratch), precisions, calibration, progress)
+                variants = build(loaded, bundle, Path(scratch), wanted, calibration, progress)
+            if precisions is not None and INT8_KERNELS in wanted and INT8_KERNELS not in variants:
+                kind = type(loaded.model).__name__
+                raise ExportError(f"{kind} has no product that {INT8_KERNELS} could run; leave it out of --precision")
             with _failing(f"{type(loaded.model).__name__} cannot be compared with its graph for {loaded.task.name}"):
                 variants = _compare(loaded, bundle, variants, texts, progress)
             kept, refused = _gate(variants, keep_failed)
-            for variant in refused.values():
-                for name in variant.files:
-                    (bundle / name).unlink()
+            # A variant that is kept may read a data file of one that is not.
+            for name in _files(refused) - _files(kept):
+                (bundle / name).unlink()
             assets.write(loaded, bundle)
             return writer.write_manifest(
                 bundle,
                 task=loaded.task.name,
                 source=loaded.source,
                 variants=kept,
-                tools=_tools(),
+                tools=_tools(kept),
                 extra={"refused": {name: variant.parity for name, variant in refused.items()}} if refused else {},
             )
+
+
+def _check_precisions(precisions: Sequence[str]) -> None:
+    """Raise ExportError for precisions that do not exist, or that cannot be had here or without another."""
+    unknown = [name for name in precisions if name not in PRECISIONS]
+    if unknown or not precisions:
+        raise ExportError(f"precision {', '.join(unknown) or '(none)'} is unknown; choose from {', '.join(PRECISIONS)}")
+    if f"fp16{PACKED}" in precisions and "fp16" not in precisions:
+        raise ExportError(f"fp16{PACKED} runs beside fp16 and shares its weights; ask for fp16 as well")
+    if INT8_KERNELS in precisions:
+        try:
+            kernels.require()
+        except (DependencyError, DeviceError) as error:
+            raise ExportError(f"{INT8_KERNELS} cannot be compared with PyTorch on this machine: {error}") from error
+
+
+def _files(variants: dict[str, Variant]) -> set[str]:
+    return {name for variant in variants.values() for name in variant.files}
 
 
 def _possible(checkpoint: Checkpoint, precisions: Sequence[str]) -> Sequence[str]:
@@ -182,12 +207,13 @@ def _uncompared(variant: Variant, other: Parity) -> Variant:
 def _runner(bundle: Path, variant: Variant) -> Run:
     """Runs a variant as the runtime will: the task's own outputs come from the head's graph where there is one."""
     parts = []
+    own = variant.precision.endswith(KERNELS)
     wanted = [tensor.name for tensor in variant.graphs["model"].outputs]
     for role in ("head", "model"):
         if (entry := variant.graphs.get(role)) is not None:
             names = [tensor.name for tensor in entry.outputs if tensor.name in wanted]
             wanted = [name for name in wanted if name not in names]
-            parts.append((Session(bundle / entry.file, device="cpu", optimized=entry.optimized), names))
+            parts.append((Session(bundle / entry.file, device="cpu", optimized=entry.optimized, kernels=own), names))
 
     def run(inputs: Arrays) -> Arrays:
         found: Arrays = {}
@@ -253,10 +279,10 @@ def _require_packages() -> None:
             ) from error
 
 
-def _tools() -> dict[str, str]:
+def _tools(variants: Iterable[str]) -> dict[str, str]:
     """Versions of what made the bundle."""
     versions = {}
-    for name in _TOOLS:
+    for name in (*_TOOLS, "untorch-kernels") if INT8_KERNELS in variants else _TOOLS:
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:  # a checkout that is not installed, onnxruntime-gpu

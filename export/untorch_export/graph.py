@@ -8,10 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from untorch.kernels import DOMAIN
 from untorch.manifest import Graph, Tensor
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
+    from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 # Tensors smaller than this stay in the graph file: shapes and scalars, which shape inference wants to see.
 _INLINE_BYTES = 1024
@@ -19,7 +22,7 @@ _INLINE_BYTES = 1024
 # waste a page on each bias, so small tensors get a cache line.
 _PAGE, _CACHE_LINE, _PAGE_ALIGNED_BYTES = 4096, 64, 1 << 16
 
-# ONNX Runtime's fused operators that the reports count, by what they are.
+# The fused operators that the reports count, by what they are.
 _FUSED = (
     "Attention",
     "QAttention",
@@ -32,71 +35,123 @@ _FUSED = (
     "BiasGelu",
     "Gelu",
     "FastGelu",
+    "Linear",
 )
 ATTENTION = _FUSED[:5]
 
 
-def save(model: ModelProto, path: Path) -> None:
+def save(model: ModelProto, path: Path, *, beside: Path | None = None) -> None:
     """Write `path` and `path_data`: the graph, and its weights as external data. The same model gives the same bytes.
 
-    The model is changed: its weights move out, and what names this machine (doc strings, metadata) goes.
+    What lies in a data file of the graph `beside` already is not written again. The model is changed: its weights move
+    out, and what names this machine (doc strings, metadata) goes.
     """
-    import onnx
-    from onnx.external_data_helper import set_external_data
+    from onnx import TensorProto
 
-    _anonymise(model.graph)
-    model.doc_string = ""
-    del model.metadata_props[:]
+    stored = _Stored(beside)
     path.parent.mkdir(parents=True, exist_ok=True)
     data = path.with_name(f"{path.name}_data")
     with data.open("wb") as file:
         for tensor in sorted(model.graph.initializer, key=lambda tensor: tensor.name):
-            raw = onnx.numpy_helper.to_array(tensor).tobytes() if not tensor.HasField("raw_data") else tensor.raw_data
+            raw = _content(tensor)
             if len(raw) < _INLINE_BYTES:
                 continue
-            alignment = _PAGE if len(raw) >= _PAGE_ALIGNED_BYTES else _CACHE_LINE
-            file.write(bytes(-file.tell() % alignment))
-            # set_external_data wants the bytes in raw_data, and leaves them there; to_array's form is cleared first.
-            for field in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
-                tensor.ClearField(field)
-            tensor.raw_data = raw
-            set_external_data(tensor, data.name, offset=file.tell(), length=len(raw))
-            tensor.ClearField("raw_data")
-            file.write(raw)
-    path.write_bytes(model.SerializeToString(deterministic=True))
+            place = stored.whole(raw)
+            if place is None:
+                # Eight-bit matrices are used where they are mapped, and so begin a page however small they are.
+                paged = len(raw) >= _PAGE_ALIGNED_BYTES or tensor.data_type == TensorProto.INT8
+                file.write(bytes(-file.tell() % (_PAGE if paged else _CACHE_LINE)))
+                place = (data.name, file.tell())
+                file.write(raw)
+            _move_out(tensor, raw, place)
+    _write(model, path)
     if not data.stat().st_size:
         data.unlink()
 
 
 def save_beside(model: ModelProto, path: Path, other: Path) -> None:
-    """Write `path`, a graph whose weights lie in the data file of `other` already; those that do not stay inside.
+    """Write `path`, a graph whose weights lie in data files of the graph `other` already; others stay inside.
 
-    Weights are recognised by their bytes. The model is changed, as by `save`.
+    The model is changed, as by `save`.
     """
-    import onnx
-    from onnx.external_data_helper import ExternalDataInfo, set_external_data
+    stored = _Stored(other)
+    for tensor in model.graph.initializer:
+        raw = _content(tensor)
+        place = None if len(raw) < _INLINE_BYTES else stored.whole(raw) or stored.part(raw)
+        if place is not None:
+            _move_out(tensor, raw, place)
+    _write(model, path)
 
-    data = other.with_name(f"{other.name}_data")
-    stored = {}
-    content = memoryview(data.read_bytes())
-    for tensor in onnx.load(str(other), load_external_data=False).graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+
+class _Stored:
+    """The weights that a graph (None: none) has outside, recognised by their bytes: name of the file, and offset."""
+
+    def __init__(self, path: Path | None) -> None:
+        from onnx.external_data_helper import ExternalDataInfo
+
+        self._files: dict[str, memoryview] = {}
+        self._places: dict[bytes, tuple[str, int]] = {}
+        if path is None:
+            return
+        for tensor in _outside(_skeleton(path)):
             info = ExternalDataInfo(tensor)
-            raw = content[info.offset : info.offset + info.length]
-            stored[hashlib.sha256(raw).digest()] = (info.offset, info.length)
+            if info.location not in self._files:
+                self._files[info.location] = memoryview(path.with_name(info.location).read_bytes())
+            raw = self._files[info.location][info.offset : info.offset + info.length]
+            self._places[hashlib.sha256(raw).digest()] = (info.location, info.offset)
+
+    def whole(self, raw: bytes) -> tuple[str, int] | None:
+        """Where a tensor of these bytes lies."""
+        return self._places.get(hashlib.sha256(raw).digest())
+
+    def part(self, raw: bytes) -> tuple[str, int] | None:
+        """Where these bytes, a cache line of them at least, begin on a cache line of a file: inside a larger tensor."""
+        first = np.frombuffer(raw[:_CACHE_LINE], np.uint64)
+        for name, content in self._files.items():
+            lines = np.frombuffer(content[: len(content) // _CACHE_LINE * _CACHE_LINE], np.uint64)
+            for line in np.flatnonzero((lines.reshape(-1, len(first)) == first).all(axis=1)):
+                offset = int(line) * _CACHE_LINE
+                if content[offset : offset + len(raw)] == raw:
+                    return name, offset
+        return None
+
+
+def _content(tensor: TensorProto) -> bytes:
+    import onnx
+
+    return tensor.raw_data if tensor.HasField("raw_data") else onnx.numpy_helper.to_array(tensor).tobytes()
+
+
+def _move_out(tensor: TensorProto, raw: bytes, place: tuple[str, int]) -> None:
+    """Have a tensor of these bytes point at them in a data file."""
+    from onnx.external_data_helper import set_external_data
+
+    for field in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
+        tensor.ClearField(field)
+    tensor.raw_data = raw  # set_external_data wants them there, and leaves them
+    set_external_data(tensor, place[0], offset=place[1], length=len(raw))
+    tensor.ClearField("raw_data")
+
+
+def _write(model: ModelProto, path: Path) -> None:
     _anonymise(model.graph)
     model.doc_string = ""
     del model.metadata_props[:]
-    for tensor in model.graph.initializer:
-        raw = onnx.numpy_helper.to_array(tensor).tobytes()
-        place = stored.get(hashlib.sha256(raw).digest()) if len(raw) >= _INLINE_BYTES else None
-        if place is not None:
-            for field in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
-                tensor.ClearField(field)
-            tensor.raw_data = raw
-            set_external_data(tensor, data.name, offset=place[0], length=place[1])
-            tensor.ClearField("raw_data")
     path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _skeleton(path: Path) -> ModelProto:
+    """A graph file without its external data."""
+    import onnx
+
+    return onnx.load(str(path), load_external_data=False)
+
+
+def _outside(model: ModelProto) -> list[TensorProto]:
+    """The tensors of a graph whose bytes lie in other files."""
+    from onnx import TensorProto
+
+    return [tensor for tensor in model.graph.initializer if tensor.data_location == TensorProto.EXTERNAL]
 
 
 def load(path: Path) -> ModelProto:
@@ -107,22 +162,16 @@ def load(path: Path) -> ModelProto:
 
 
 def describe(
-    path: Path,
-    bundle: Path,
-    inputs: tuple[Tensor, ...],
-    outputs: tuple[Tensor, ...],
-    *,
-    data: Path | None = None,
-    optimized: bool = False,
+    path: Path, bundle: Path, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], *, optimized: bool = False
 ) -> Graph:
-    """The manifest's entry for a graph file of a bundle, whose weights are in `data` (default: its own data file)."""
-    import onnx
+    """The manifest's entry for a graph file of a bundle, with the data files that it reads."""
+    from onnx.external_data_helper import ExternalDataInfo
 
-    model = onnx.load(str(path), load_external_data=False)
-    data = data or path.with_name(f"{path.name}_data")
+    model = _skeleton(path)
+    data = sorted({ExternalDataInfo(tensor).location for tensor in _outside(model)})
     return Graph(
         file=path.relative_to(bundle).as_posix(),
-        data=(data.relative_to(bundle).as_posix(),) if data.is_file() else (),
+        data=tuple(path.with_name(name).relative_to(bundle).as_posix() for name in data),
         inputs=inputs,
         outputs=outputs,
         fused=fused(model),
@@ -131,8 +180,8 @@ def describe(
 
 
 def fused(model: ModelProto) -> dict[str, int]:
-    """How many of each of ONNX Runtime's fused operators a graph has."""
-    counts = Counter(node.op_type for node in model.graph.node if node.domain == "com.microsoft")
+    """How many of each of the fused operators of ONNX Runtime and of untorch-kernels a graph has."""
+    counts = Counter(node.op_type for node in model.graph.node if node.domain in ("com.microsoft", DOMAIN))
     return {name: counts[name] for name in _FUSED if counts[name]}
 
 

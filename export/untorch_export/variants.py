@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from untorch.manifest import PACKED, Tensor, Variant
+from untorch.manifest import KERNELS, PACKED, Tensor, Variant
 from untorch.session import Session
 from untorch_export import decoder, graph, optimize, prune
 from untorch_export.checkpoint import Checkpoint
 from untorch_export.convert import convert
 from untorch_export.errors import ExportWarning
+from untorch_export.kernels import quantize_kernels
 from untorch_export.packing import pack
 from untorch_export.patches import place_marks
 from untorch_export.precision import to_fp16
-from untorch_export.quantize import find_ranges, quantize_int8, random_batches
+from untorch_export.quantize import quantize_int8
+from untorch_export.ranges import observe, random_batches
 from untorch_export.reference import Arrays, encode, spare_id
 
 if TYPE_CHECKING:
@@ -38,7 +40,11 @@ def build(
     calibration: Sequence[str],
     progress: Progress,
 ) -> dict[str, Variant]:
-    """Write the graph of every precision, not yet compared. fp32 is made in any case; the others come from it."""
+    """Write the graph of every precision, not yet compared. fp32 is made in any case; the others come from it.
+
+    Left out are fp16_packed, with a warning, where attention does not allow it, and int8_kernels where the graph has
+    nothing that its operators could do.
+    """
     if checkpoint.task.answer == "next":
         return {"fp32": _decoder(checkpoint, bundle, progress)}
     folder = bundle / "onnx" if "fp32" in precisions else scratch
@@ -56,7 +62,8 @@ def build(
         progress("halve", 0, 1)
         variants |= _halved(checkpoint, source, bundle, inputs, outputs, packed=f"fp16{PACKED}" in precisions)
         progress("halve", 1, 1)
-    if checkpoint.task.answer != "row" and "int8" not in precisions:
+    eight_bit = [name for name in precisions if name.startswith("int8")]
+    if checkpoint.task.answer != "row" and not eight_bit:
         return variants
     progress("fuse", 0, 1)
     fused = optimize.fuse(source, checkpoint.config)
@@ -64,10 +71,10 @@ def build(
     progress("fuse", 1, 1)
     if "fp32" in precisions:
         variants["fp32"] = _with_head(variants["fp32"], head, bundle)
-    if "int8" in precisions:
+    if eight_bit:
         progress("quantize", 0, 1)
         layers = optimize.layers(source)
-        variants["int8"] = _quantized(checkpoint, fused, head, bundle, calibration, inputs, outputs, layers)
+        variants |= _quantized(checkpoint, fused, head, bundle, calibration, inputs, outputs, layers, eight_bit)
         progress("quantize", 1, 1)
     return variants
 
@@ -80,14 +87,8 @@ def _with_head(variant: Variant, head: ModelProto | None, bundle: Path) -> Varia
     path = bundle / whole.file.replace("model", "head")
     graph.save_beside(deepcopy(head), path, bundle / whole.file)
     names = {output.name for output in head.graph.output}
-    described = graph.describe(
-        path,
-        bundle,
-        whole.inputs,
-        tuple(output for output in whole.outputs if output.name in names),
-        data=bundle / whole.data[0],
-        optimized=True,
-    )
+    outputs = tuple(output for output in whole.outputs if output.name in names)
+    described = graph.describe(path, bundle, whole.inputs, outputs, optimized=True)
     return replace(variant, graphs={**variant.graphs, "head": described})
 
 
@@ -112,22 +113,31 @@ def _quantized(
     inputs: tuple[Tensor, ...],
     outputs: tuple[Tensor, ...],
     layers: int,
-) -> Variant:
-    path = bundle / "onnx" / "model_int8.onnx"
-    ranges = find_ranges(fused, _calibration(checkpoint, calibration, inputs))
-    graph.save(quantize_int8(fused, ranges), path)
-    described = graph.describe(path, bundle, inputs, outputs, optimized=True)
-    count = optimize.fused_attention(described.fused)
-    if count < layers:
-        warnings.warn(
-            f"only {count} of {layers} attention layers fused ({checkpoint.config['model_type']}): int8 will be "
-            "slower than it could be",
-            ExportWarning,
-            stacklevel=2,
-        )
-    extra = {"layers": layers, "fused_layers": count, "calibration_texts": len(calibration)}
-    whole = Variant("int8", {"model": described}, extra=extra)
-    return _with_head(whole, quantize_int8(head, ranges) if head else None, bundle)
+    precisions: Sequence[str],
+) -> dict[str, Variant]:
+    """The eight-bit variants of these `precisions`. int8 comes first: the other points at its embedding tables."""
+    seen = observe(fused, _calibration(checkpoint, calibration, inputs))
+    variants: dict[str, Variant] = {}
+    for precision in sorted(set(precisions)):
+        quantize = quantize_kernels if precision.endswith(KERNELS) else quantize_int8
+        made = quantize(fused, seen)
+        if made is None:
+            continue
+        path = bundle / "onnx" / f"model_{precision}.onnx"
+        graph.save(made, path, beside=bundle / "onnx" / "model_int8.onnx" if "int8" in variants else None)
+        described = graph.describe(path, bundle, inputs, outputs, optimized=True)
+        count = optimize.fused_attention(described.fused)
+        if count < layers and not variants:
+            warnings.warn(
+                f"only {count} of {layers} attention layers fused ({checkpoint.config['model_type']}): int8 will be "
+                "slower than it could be",
+                ExportWarning,
+                stacklevel=2,
+            )
+        extra = {"layers": layers, "fused_layers": count, "calibration_texts": len(calibration)}
+        whole = Variant(precision, {"model": described}, extra=extra)
+        variants[precision] = _with_head(whole, quantize(head, seen) if head else None, bundle)
+    return variants
 
 
 def _halved(
@@ -156,8 +166,7 @@ def _halved(
     if tight is not None:
         beside = path.with_name(f"model_fp16{PACKED}.onnx")
         graph.save_beside(tight, beside, path)
-        data = bundle / described.data[0]
-        found = graph.describe(beside, bundle, inputs, outputs, data=data, optimized=True)
+        found = graph.describe(beside, bundle, inputs, outputs, optimized=True)
         variants[f"fp16{PACKED}"] = Variant(f"fp16{PACKED}", {"model": found}, extra=dict(counts))
     elif packed:
         kind = checkpoint.config["model_type"]

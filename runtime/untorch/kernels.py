@@ -18,7 +18,7 @@ def require() -> Path:
     try:
         import untorch_kernels
 
-        library = untorch_kernels.library()
+        library: Path = untorch_kernels.library()
         missing = untorch_kernels.missing()
     except (ImportError, OSError) as error:
         raise DependencyError(

@@ -16,7 +16,7 @@ import transformers
 
 from architectures import ARCHITECTURES, CAUSAL, HEADS, SEQ2SEQ, Architecture, checkpoint, table
 from comparing import same
-from untorch import pipeline
+from untorch import kernels, pipeline
 from untorch.bundle import Bundle
 from untorch.manifest import Variant
 from untorch_export import reference
@@ -47,15 +47,16 @@ def short(monkeypatch):
 def test_every_task_of_every_architecture(architecture: Architecture, task: str, tmp_path):
     source = checkpoint(tmp_path / "checkpoint", architecture, task)
     encoder = task in HEADS
-    arguments = {"precisions": ["fp32", "int8"] if encoder else ["fp32"], "task": task, "keep_failed": True}
+    reduced = ["int8", *["int8_kernels"] * kernels.usable()] if encoder else []
+    arguments = {"precisions": ["fp32", *reduced], "task": task, "keep_failed": True}
     short_of = encoder and architecture.fused != architecture.layers
     with pytest.warns(ExportWarning, match="attention layers fused") if short_of else nullcontext():
         export(source, tmp_path / "bundle", **arguments)
     bundle = Bundle(tmp_path / "bundle")
     assert bundle.task == task
     assert bundle.variant("fp32").verdict == "exact"
-    if encoder:
-        _check_int8(architecture, bundle.variant("int8"))
+    for precision in reduced:
+        _check_int8(architecture, bundle.variant(precision))
     _compare(task, source, bundle.path)
 
 

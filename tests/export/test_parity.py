@@ -182,7 +182,7 @@ def spoil_int8(monkeypatch):
 
 def test_a_variant_that_misses_its_gate_is_left_out_and_says_why(folder, tmp_path, monkeypatch):
     spoil_int8(monkeypatch)
-    manifest = road.export(folder, tmp_path / "bundle")
+    manifest = road.export(folder, tmp_path / "bundle", precisions=["fp32", "int8"])
     assert list(manifest.variants) == ["fp32"]
     assert not list((tmp_path / "bundle/onnx").glob("*int8*"))
     assert Bundle(tmp_path / "bundle").manifest.extra["refused"]["int8"]["gate"]["measured"] < 0.5
@@ -193,7 +193,7 @@ def test_a_variant_that_misses_its_gate_is_left_out_and_says_why(folder, tmp_pat
 
 def test_a_failed_variant_that_is_kept_says_so(folder, tmp_path, monkeypatch):
     spoil_int8(monkeypatch)
-    manifest = road.export(folder, tmp_path / "bundle", keep_failed=True)
+    manifest = road.export(folder, tmp_path / "bundle", precisions=["fp32", "int8"], keep_failed=True)
     assert manifest.variants["int8"].verdict == "failed"
     assert json.loads((tmp_path / "bundle/untorch.json").read_text())["variants"]["int8"]["verdict"] == "failed"
 

@@ -12,7 +12,8 @@ from untorch.bundle import Bundle
 from untorch.session import Session
 from untorch_export.errors import ExportError
 from untorch_export.export import export
-from untorch_export.quantize import OUTLIERS, Range, quantize_columns
+from untorch_export.ranges import OUTLIERS, Range
+from untorch_export.rounding import quantize_columns
 from untorch_export.texts import CALIBRATION_TEXTS, TEXTS
 
 VALUES = st.floats(-1e4, 1e4, width=32)
@@ -47,7 +48,7 @@ def test_columns_keep_half_a_level(weight, without):
 
 def test_an_answer_does_not_depend_on_its_neighbours(checkpoint, tmp_path):
     """Nor on how far beyond the ranges they are: one scale for a batch would move it."""
-    export(checkpoint, tmp_path / "bundle", keep_failed=True)
+    export(checkpoint, tmp_path / "bundle", precisions=["int8"], keep_failed=True)
     graph = Bundle(tmp_path / "bundle").variant("int8").graphs["model"]
     session = Session(tmp_path / "bundle" / graph.file, device="cpu", optimized=True)
     rng = np.random.default_rng(0)
@@ -63,7 +64,7 @@ def test_an_answer_does_not_depend_on_its_neighbours(checkpoint, tmp_path):
 
 
 def test_queries_keys_and_values_are_one_product(checkpoint, tmp_path):
-    export(checkpoint, tmp_path / "bundle", keep_failed=True)
+    export(checkpoint, tmp_path / "bundle", precisions=["int8"], keep_failed=True)
     graph = onnx.load(tmp_path / "bundle/onnx/model_int8.onnx", load_external_data=False).graph
     kinds = [node.op_type for node in graph.node]
     layers = kinds.count("MultiHeadAttention")
@@ -76,8 +77,10 @@ def test_the_calibration_file_sets_the_ranges(checkpoint, tmp_path):
     assert not set(CALIBRATION_TEXTS) & set(TEXTS)
     own = tmp_path / "texts.txt"
     own.write_text("hello world\n\nthis movie is great\n", encoding="utf-8")
-    default = export(checkpoint, tmp_path / "default", keep_failed=True).variants["int8"]
-    mine = export(checkpoint, tmp_path / "mine", keep_failed=True, calibration_file=own).variants["int8"]
+    default = export(checkpoint, tmp_path / "default", precisions=["int8"], keep_failed=True).variants["int8"]
+    mine = export(
+        checkpoint, tmp_path / "mine", precisions=["int8"], keep_failed=True, calibration_file=own
+    ).variants["int8"]
     assert default.extra["calibration_texts"] == len(CALIBRATION_TEXTS)
     assert mine.extra["calibration_texts"] == 2
     graphs = [(tmp_path / name / "onnx/model_int8.onnx").read_bytes() for name in ("default", "mine")]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from untorch import kernels
 from untorch.bundle import Bundle
 from untorch.golden import load as load_golden
 from untorch.session import Session
@@ -18,7 +19,8 @@ from untorch_export.texts import TEXTS
 def test_sentiment_keeps_its_accuracy(shared, tmp_path):
     checkpoint = shared / "checkpoints/minilm-sst2"
     manifest = export(checkpoint, tmp_path / "bundle", eval_file=shared / "data/sst2-dev.tsv")
-    assert {name: variant.verdict for name, variant in manifest.variants.items()} == {"fp32": "exact", "int8": "close"}
+    verdicts = {"fp32": "exact", "int8": "close"} | ({"int8_kernels": "close"} if kernels.usable() else {})
+    assert {name: variant.verdict for name, variant in manifest.variants.items()} == verdicts
     fp32, int8 = (manifest.variants[name] for name in ("fp32", "int8"))
     assert fp32.parity["outputs"]["logits"]["max_abs_difference"] <= 1e-4
     for group in ("batch 1", "batch 32"):
@@ -26,6 +28,13 @@ def test_sentiment_keeps_its_accuracy(shared, tmp_path):
         assert int8.parity["answers"][group]["accuracy"]["correct"] >= 776 - 872 * 0.005
     assert int8.extra["fused_layers"] == int8.extra["layers"] == 6
     assert sum(manifest.files[name].size for name in int8.files) < 25e6
+    if kernels.usable():
+        ours = manifest.variants["int8_kernels"]
+        changes = [item.parity["answers"]["batch 1"]["probability_change"] for item in (ours, int8)]
+        assert changes[0]["mean"] < changes[1]["mean"]
+        assert ours.graphs["model"].fused == {"Attention": 6, "Linear": 24}
+        # Its matrices alone: the embedding tables are int8's.
+        assert sum(manifest.files[name].size for name in set(ours.files) - set(int8.files)) < 12e6
     golden = load_golden(tmp_path / "bundle/golden.npz")
     assert (tmp_path / "bundle/golden.npz").stat().st_size < 200_000
     assert len(golden) == 6

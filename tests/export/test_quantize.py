@@ -78,9 +78,9 @@ def test_the_calibration_file_sets_the_ranges(checkpoint, tmp_path):
     own = tmp_path / "texts.txt"
     own.write_text("hello world\n\nthis movie is great\n", encoding="utf-8")
     default = export(checkpoint, tmp_path / "default", precisions=["int8"], keep_failed=True).variants["int8"]
-    mine = export(
-        checkpoint, tmp_path / "mine", precisions=["int8"], keep_failed=True, calibration_file=own
-    ).variants["int8"]
+    mine = export(checkpoint, tmp_path / "mine", precisions=["int8"], keep_failed=True, calibration_file=own).variants[
+        "int8"
+    ]
     assert default.extra["calibration_texts"] == len(CALIBRATION_TEXTS)
     assert mine.extra["calibration_texts"] == 2
     graphs = [(tmp_path / name / "onnx/model_int8.onnx").read_bytes() for name in ("default", "mine")]

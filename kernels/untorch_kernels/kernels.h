@@ -56,6 +56,7 @@ typedef struct {
     const float *packed;  /* (batch, length, 3, heads, width) */
     const int32_t *mask;  /* (batch, length): 0 for tokens that nobody attends to; or null */
     float *y;             /* (batch, length, heads, width) */
+    int halves;           /* multiply in bf16: needs AVX-512 BF16 */
     int failed;           /* set by a task that had no memory */
 } AttentionRun;
 

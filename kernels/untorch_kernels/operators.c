@@ -229,13 +229,21 @@ typedef struct {
     const OrtApi *ort;
     int64_t heads;
     float scale;
+    int halves;
 } AttentionKernel;
+
+/* CPUID leaf 7, subleaf 1, EAX bit 5. */
+static int has_bf16(void) {
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1);
+}
 
 static OrtStatus *create_attention(const OrtCustomOp *op, const OrtApi *ort, const OrtInfo *info, void **made) {
     (void)op;
     AttentionKernel *kernel = calloc(1, sizeof *kernel);
     if (!kernel) return ort->CreateStatus(ORT_FAIL, "no memory for Attention");
     kernel->ort = ort;
+    kernel->halves = has_bf16();
     OrtStatus *status = ort->KernelInfoGetAttribute_int64(info, "num_heads", &kernel->heads);
     if (!status) status = ort->KernelInfoGetAttribute_float(info, "scale", &kernel->scale);
     if (!status && (kernel->heads < 1 || kernel->heads > 1024)) status = wrong(ort, "Attention has no number of heads");
@@ -262,7 +270,7 @@ static OrtStatus *compute_attention(void *made, OrtContext *context) {
     AttentionRun run = {
         .batch = (size_t)packed.sizes[0], .length = (size_t)packed.sizes[1], .heads = (size_t)kernel->heads,
         .width = (size_t)width, .scale = kernel->scale > 0 ? kernel->scale : 1 / sqrtf((float)width),
-        .packed = packed.data, .mask = mask.data,
+        .packed = packed.data, .mask = mask.data, .halves = kernel->halves,
     };
     packed.sizes[2] /= 3;
     status = write_output(ort, context, packed.sizes, 3, &run.y);

@@ -2,6 +2,10 @@
 #ifndef UNTORCH_KERNELS_H
 #define UNTORCH_KERNELS_H
 
+#ifndef __x86_64__
+#error "untorch-kernels is written for x86-64; elsewhere untorch takes ONNX Runtime's own int8"
+#endif
+
 #include <stddef.h>
 #include <stdint.h>
 

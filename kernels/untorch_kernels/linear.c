@@ -10,7 +10,7 @@ enum { ROWS = 6, BLOCK = 128 };
 /* Rows of one task that quantises or normalises, and the numbers below which that is not worth waking a thread for. */
 enum { SOME = 4, SMALL = 1 << 15 };
 /* Tasks that the columns of a product are cut into. */
-enum { TASKS = 8 };
+enum { TASKS = 16 };
 
 static size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
 

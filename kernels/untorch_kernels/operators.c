@@ -133,14 +133,16 @@ enum { MOST_INPUTS = 1 << 16, MOST_OUTPUTS = 1 << 20, MOST_OUTLIERS = 1024 };
 typedef struct {
     const OrtApi *ort;
     Linear linear;
+    void *memory;
 } LinearKernel;
 
 static void destroy_linear(void *kernel) {
-    free(((LinearKernel *)kernel)->linear.rest);
+    free(((LinearKernel *)kernel)->memory);
     free(kernel);
 }
 
-/* The constants stay where ONNX Runtime has mapped them: they live as long as the kernel. */
+/* The constants stay where ONNX Runtime has mapped them: they live as long as the kernel. Only what says where to read
+   is copied, because the file may be written over. */
 static OrtStatus *fill_linear(LinearKernel *kernel, const OrtApi *ort, const OrtInfo *info) {
     Linear *linear = &kernel->linear;
     Tensor weight, rows, places;
@@ -175,9 +177,11 @@ static OrtStatus *fill_linear(LinearKernel *kernel, const OrtApi *ort, const Ort
         linear->norm_weight = linear->rows + linear->outliers * wide;
         linear->norm_bias = linear->norm_weight + wide;
     }
-    linear->places = places.data;
-    linear->rest = malloc(linear->inputs * sizeof(float));
-    if (!linear->rest) return ort->CreateStatus(ORT_FAIL, "no memory for Linear");
+    int64_t *copied = kernel->memory = malloc(places.count * sizeof(int64_t) + linear->inputs * sizeof(float));
+    if (!copied) return ort->CreateStatus(ORT_FAIL, "no memory for Linear");
+    if (places.count) memcpy(copied, places.data, places.count * sizeof(int64_t));
+    linear->places = copied;
+    linear->rest = (float *)(copied + places.count);
     for (size_t k = 0; k < linear->inputs; k++) linear->rest[k] = 1;
     for (size_t o = 0; o < linear->outliers; o++) {
         if (linear->places[o] < 0 || linear->places[o] >= inputs)
@@ -336,6 +340,7 @@ static OrtStatus *make_domain(const OrtApi *ort) {
 /* ONNX Runtime calls this when a session registers the library. */
 EXPORTED OrtStatus *RegisterCustomOps(OrtOptions *options, const OrtApiBase *base) {
     const OrtApi *ort = base->GetApi(ORT_VERSION);
+    if (!ort) return NULL; /* older than 1.17: the graph's operators will be unknown */
     pthread_mutex_lock(&domain_lock);
     OrtStatus *status = domain ? NULL : make_domain(ort);
     pthread_mutex_unlock(&domain_lock);

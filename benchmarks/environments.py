@@ -3,7 +3,8 @@
     python -m benchmarks.environments [NAME …]
 
 Needs only the standard library. An environment that cannot be made leaves `NAME.failed` with pip's last line; the
-results then give it as the reason.
+results then give it as the reason. Our own operators are compiled from `kernels/`; where they cannot be, the engine
+that needs them is left out.
 """
 
 from __future__ import annotations
@@ -18,6 +19,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "benchmarks" / ".environments"
 REQUIREMENTS = ROOT / "benchmarks" / "requirements"
+
+KERNELS = ROOT / "kernels"
+
+# Environments with our own operators: what they are measured in, and what exports for them.
+_WITH_KERNELS = ("build", "untorch")
 
 # What a new environment holds before anything is asked for.
 _SEED_PACKAGES = ("pip", "setuptools", "pkg_resources", "_distutils_hack", "distutils-precedence")
@@ -43,6 +49,14 @@ def failure(name: str) -> str | None:
 
 def make(name: str) -> bool:
     """Create or renew an environment; nothing is done if it holds what its file asks for."""
+    if not _make(name):
+        return False
+    if name in _WITH_KERNELS:
+        _add_kernels(name)
+    return True
+
+
+def _make(name: str) -> bool:
     requirements = REQUIREMENTS / f"{name}.txt"
     wanted = hashlib.sha256(requirements.read_bytes()).hexdigest()
     stamp, note = FOLDER / name / ".installed", FOLDER / f"{name}.failed"
@@ -59,6 +73,23 @@ def make(name: str) -> bool:
     stamp.write_text(wanted)
     note.unlink(missing_ok=True)
     return True
+
+
+def _add_kernels(name: str) -> None:
+    """Compile our own operators into an environment, if it has not those of these sources."""
+    package = sorted(file for file in (KERNELS / "untorch_kernels").iterdir() if file.suffix in (".py", ".c", ".h"))
+    files = [KERNELS / "pyproject.toml", *package]
+    wanted = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    stamp = FOLDER / name / ".kernels"
+    if stamp.is_file() and stamp.read_text() == wanted:
+        return
+    print(f"compiling untorch-kernels for {name}", file=sys.stderr)
+    command = [str(python(name)), "-m", "pip", "install", "--quiet", str(KERNELS)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        print(f"{name}: no untorch-kernels: {done.stderr.strip()[-400:]}", file=sys.stderr)
+    else:
+        stamp.write_text(wanted)
 
 
 def versions(name: str) -> dict[str, str]:

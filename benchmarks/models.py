@@ -48,6 +48,7 @@ def build(name: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     sources = {"distilbert": _distilbert, "minilm-sst2": _minilm_sst2, "all-minilm": _all_minilm}
     _step(folder, "checkpoint", sources[name], required=True)
+    _renew(folder / "untorch")
     _step(folder, "untorch", lambda target: _untorch(folder, target))
     _step(folder, "openvino", lambda target: _openvino(folder, target, TASKS[name]))
     _step(folder, "ctranslate2-fp32", lambda target: _ctranslate2(folder, target, None))
@@ -163,6 +164,14 @@ def _untorch(folder: Path, target: Path) -> None:
     from untorch_export.export import export
 
     export(folder / "checkpoint", target, task=TASKS[folder.name], keep_failed=True)
+
+
+def _renew(bundle: Path) -> None:
+    """Remove a bundle that was made without our own operators, where they run now."""
+    from untorch import Bundle, kernels
+
+    if bundle.is_dir() and kernels.usable() and "int8_kernels" not in Bundle(bundle).variants:
+        shutil.rmtree(bundle)
 
 
 def _optimum(folder: Path, target: Path, task: str) -> None:

@@ -18,8 +18,10 @@ from benchmarks.figures import Results
 _OURS = {
     "untorch-fp32": "#4f8cff",
     "untorch-int8": "#0b3fb8",
+    "untorch-kernels": "#001f6b",
     "untorch-openvino": "#00a08a",
     "untorch-batcher": "#8a3ffc",
+    "untorch-kernels-batcher": "#c58af9",
 }
 _GREYS = ("#5f6b7a", "#8d99a6", "#b4bcc6")
 _LINES = ("#b5651d", "#c2185b", "#6a8f3c", "#a08a00", "#7a5195", "#555555", "#d98880", "#48705a", "#997755", "#aa4444")

@@ -325,8 +325,9 @@ def _appendix(results: Results) -> list[str]:
     settings = [
         (escape(peer["label"]), _wrapped(peer["settings"]), peer["environment"]) for peer in results.peers.values()
     ]
-    wanted = ("untorch", "torch", "transformers", "onnxruntime", "onnxruntime-ep-openvino", "tokenizers", "numpy")
-    wanted += ("optimum-onnx", "optimum-intel", "openvino", "ctranslate2", "sentence-transformers", "fastembed")
+    wanted = ("untorch", "untorch-kernels", "torch", "transformers", "onnxruntime", "onnxruntime-ep-openvino")
+    wanted += ("tokenizers", "numpy", "optimum-onnx", "optimum-intel", "openvino", "ctranslate2")
+    wanted += ("sentence-transformers", "fastembed")
     versions = [
         (name, ", ".join(f"{package} {packages[package]}" for package in wanted if package in packages))
         for name, packages in data.get("versions", {}).items()

@@ -58,7 +58,7 @@ def write_project(
 
     module = f"untorch_{name.replace('-', '_')}"
     inside = folder / module
-    for file in (MANIFEST, *opened.manifest.files):
+    for file in (MANIFEST, *opened.files):
         (inside / "bundle" / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(opened.path / file, inside / "bundle" / file)
     _write(

@@ -1,72 +1,144 @@
-/* Softmax attention in fp32, a head at a time: keys that nobody attends to are left out, scores stay in the cache. */
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")
+/* Softmax attention, a head of a text at a time. Keys that nobody attends to are left out, so that padding costs
+   nothing but its queries; scores never leave the cache. Where the processor multiplies bf16, the two products take
+   bf16 and add up in fp32; elsewhere all is fp32. */
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,fma")
 #include <string.h>
 
 #include "kernels.h"
 #include "simd.h"
 
-enum { ROWS = 6 };
+/* Queries whose sums stay in registers, and keys that are scored at once. */
+enum { ROWS = 6, KEYS = 64 };
 
-static size_t whole(size_t n) { return (n + 63) / 64 * 64; }
+/* One head of one text, its keys and values laid out for the two products. */
+typedef struct {
+    const float *queries; /* (length, …): a row every `stride` floats */
+    size_t stride, length, width;
+    float scale;
+    size_t count, span; /* keys, and room for them in whole KEYS */
+    int halves;         /* keys, values and weights in bf16, in pairs: 32 bits hold two channels, or two keys */
+    /* Scratch: keys by channel, (width, span) floats or (width / 2, span) pairs; values, (span, width) floats or
+       (span / 2, width) pairs; scores (ROWS, span); weights, (ROWS, span / 2) pairs; queries (width / 2) pairs. */
+    float *keys, *values, *scores;
+    uint32_t *weights, *asked;
+    float *y; /* (length, …): a row every `hidden` floats */
+    size_t hidden;
+} Head;
 
-/* scores[i][t] for `count` queries and 64 keys from `t` on. */
-ALWAYS void score(const float *q, size_t stride, const float *keys, size_t span, size_t width, size_t t,
-                  const size_t count, float *scores, float scale) {
+static size_t whole(size_t n) { return (n + KEYS - 1) / KEYS * KEYS; }
+
+/* In words of the assembler for the reason that linear.c gives. */
+ALWAYS void dot_pairs(__m512 *sum, __m512i a, __m512i b) {
+    __asm__("vdpbf16ps %2, %1, %0" : "+v"(*sum) : "v"(a), "v"(b));
+}
+
+ALWAYS __m256i rounded(__m512 x) { return (__m256i)_mm512_cvtneps_pbh(x); }
+
+ALWAYS __m512i pairs(__m512 low, __m512 high) {
+    return _mm512_or_si512(_mm512_cvtepu16_epi32(rounded(low)), _mm512_slli_epi32(_mm512_cvtepu16_epi32(rounded(high)), 16));
+}
+
+/* ---- laying out ---- */
+
+static void lay_out_floats(const Head *head, size_t place, const float *key, const float *value) {
+    for (size_t d = 0; d < head->width; d++) head->keys[d * head->span + place] = key[d];
+    memcpy(head->values + place * head->width, value, head->width * sizeof(float));
+}
+
+static void lay_out_halves(const Head *head, size_t place, const float *key, const float *value) {
+    uint32_t *keys = (uint32_t *)head->keys, *values = (uint32_t *)head->values + place / 2 * head->width, two[8];
+    for (size_t d = 0; d < head->width; d += 16) {
+        _mm256_storeu_si256((__m256i *)two, rounded(_mm512_loadu_ps(key + d)));
+        for (size_t pair = 0; pair < 8; pair++) keys[(d / 2 + pair) * head->span + place] = two[pair];
+        __m512i half = _mm512_cvtepu16_epi32(rounded(_mm512_loadu_ps(value + d)));
+        if (place % 2) half = _mm512_or_si512(_mm512_loadu_si512(values + d), _mm512_slli_epi32(half, 16));
+        _mm512_storeu_si512(values + d, half);
+    }
+}
+
+/* ---- scores ---- */
+
+/* Scores of `count` queries and the KEYS keys from `t` on. `count` and `halves` are constants where this is inlined. */
+ALWAYS void score(const Head *head, const float *query, size_t t, const size_t count, const int halves) {
     __m512 sum[ROWS][4];
+    size_t steps = halves ? head->width / 2 : head->width;
 #pragma GCC unroll 6
     for (size_t i = 0; i < count; i++)
 #pragma GCC unroll 4
         for (size_t j = 0; j < 4; j++) sum[i][j] = _mm512_setzero_ps();
-    for (size_t d = 0; d < width; d++) {
+    for (size_t d = 0; d < steps; d++) {
         __m512 k[4];
 #pragma GCC unroll 4
-        for (size_t j = 0; j < 4; j++) k[j] = _mm512_load_ps(keys + d * span + t + j * 16);
+        for (size_t j = 0; j < 4; j++) k[j] = _mm512_load_ps(head->keys + d * head->span + t + j * 16);
 #pragma GCC unroll 6
         for (size_t i = 0; i < count; i++) {
-            __m512 a = _mm512_set1_ps(q[i * stride + d]);
+            __m512i two = _mm512_set1_epi32(halves ? (int)head->asked[i * steps + d] : 0);
+            __m512 one = _mm512_set1_ps(halves ? 0 : query[i * head->stride + d]);
 #pragma GCC unroll 4
-            for (size_t j = 0; j < 4; j++) sum[i][j] = _mm512_fmadd_ps(a, k[j], sum[i][j]);
+            for (size_t j = 0; j < 4; j++)
+                if (halves)
+                    dot_pairs(&sum[i][j], two, _mm512_castps_si512(k[j]));
+                else
+                    sum[i][j] = _mm512_fmadd_ps(one, k[j], sum[i][j]);
         }
     }
-    __m512 factor = _mm512_set1_ps(scale);
+    __m512 scale = _mm512_set1_ps(head->scale);
 #pragma GCC unroll 6
     for (size_t i = 0; i < count; i++)
 #pragma GCC unroll 4
-        for (size_t j = 0; j < 4; j++) _mm512_store_ps(scores + i * span + t + j * 16, _mm512_mul_ps(sum[i][j], factor));
+        for (size_t j = 0; j < 4; j++)
+            _mm512_store_ps(head->scores + i * head->span + t + j * 16, _mm512_mul_ps(sum[i][j], scale));
 }
 
+/* ---- weights ---- */
+
 /* Turn a row of scores into weights that are not yet divided by their sum, which is returned. */
-static float weigh(float *scores, size_t count) {
-    __m512 high = _mm512_set1_ps(-__builtin_inff());
-    for (size_t t = 0; t < count; t += 16)
-        high = _mm512_mask_max_ps(high, first(count - t), high, _mm512_load_ps(scores + t));
-    __m512 most = _mm512_set1_ps(_mm512_reduce_max_ps(high)), sum = _mm512_setzero_ps();
-    for (size_t t = 0; t < count; t += 16) {
-        __m512 e = _mm512_maskz_mov_ps(first(count - t), exponential(_mm512_sub_ps(_mm512_load_ps(scores + t), most)));
-        _mm512_store_ps(scores + t, e);
+ALWAYS float weigh(const Head *head, size_t row, const int halves) {
+    float *scores = head->scores + row * head->span;
+    __m512 high = _mm512_set1_ps(-__builtin_inff()), sum = _mm512_setzero_ps();
+    for (size_t t = 0; t < head->count; t += 16)
+        high = _mm512_mask_max_ps(high, first(head->count - t), high, _mm512_load_ps(scores + t));
+    __m512 most = _mm512_set1_ps(_mm512_reduce_max_ps(high));
+    for (size_t t = 0; t < head->count; t += 16) {
+        __m512 e = _mm512_maskz_mov_ps(first(head->count - t), exponential(_mm512_sub_ps(_mm512_load_ps(scores + t), most)));
+        if (halves) {
+            __m256i half = rounded(e);
+            _mm256_storeu_si256((__m256i *)(head->weights + (row * head->span + t) / 2), half);
+            /* What is added up is what is multiplied with, so that the weights are one together. */
+            e = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+        } else {
+            _mm512_store_ps(scores + t, e);
+        }
         sum = _mm512_add_ps(sum, e);
     }
     return _mm512_reduce_add_ps(sum);
 }
 
-/* `count` rows of y: the weighted mean of the values; `vectors` times 16 channels. */
-ALWAYS void mix(const float *scores, size_t span, const float *values, size_t width, size_t keys, const size_t count,
-                const size_t vectors, const float *sums, float *y, size_t stride) {
-    for (size_t c = 0; c < width; c += vectors * 16) {
+/* ---- means ---- */
+
+/* `count` rows of the result, `vectors` times 16 channels of them at once. */
+ALWAYS void mix(const Head *head, const float *sums, float *y, const size_t count, const size_t vectors, const int halves) {
+    size_t steps = halves ? (head->count + 1) / 2 : head->count;
+    for (size_t c = 0; c < head->width; c += vectors * 16) {
         __m512 sum[ROWS][4];
 #pragma GCC unroll 6
         for (size_t i = 0; i < count; i++)
 #pragma GCC unroll 4
             for (size_t j = 0; j < vectors; j++) sum[i][j] = _mm512_setzero_ps();
-        for (size_t t = 0; t < keys; t++) {
+        for (size_t t = 0; t < steps; t++) {
             __m512 v[4];
 #pragma GCC unroll 4
-            for (size_t j = 0; j < vectors; j++) v[j] = _mm512_load_ps(values + t * width + c + j * 16);
+            for (size_t j = 0; j < vectors; j++) v[j] = _mm512_load_ps(head->values + t * head->width + c + j * 16);
 #pragma GCC unroll 6
             for (size_t i = 0; i < count; i++) {
-                __m512 a = _mm512_set1_ps(scores[i * span + t]);
+                __m512i two = _mm512_set1_epi32(halves ? (int)head->weights[i * head->span / 2 + t] : 0);
+                __m512 one = _mm512_set1_ps(halves ? 0 : head->scores[i * head->span + t]);
 #pragma GCC unroll 4
-                for (size_t j = 0; j < vectors; j++) sum[i][j] = _mm512_fmadd_ps(a, v[j], sum[i][j]);
+                for (size_t j = 0; j < vectors; j++)
+                    if (halves)
+                        dot_pairs(&sum[i][j], two, _mm512_castps_si512(v[j]));
+                    else
+                        sum[i][j] = _mm512_fmadd_ps(one, v[j], sum[i][j]);
             }
         }
 #pragma GCC unroll 6
@@ -74,58 +146,81 @@ ALWAYS void mix(const float *scores, size_t span, const float *values, size_t wi
             __m512 share = _mm512_set1_ps(1.0f / sums[i]);
 #pragma GCC unroll 4
             for (size_t j = 0; j < vectors; j++)
-                _mm512_storeu_ps(y + i * stride + c + j * 16, _mm512_mul_ps(sum[i][j], share));
+                _mm512_storeu_ps(y + i * head->hidden + c + j * 16, _mm512_mul_ps(sum[i][j], share));
         }
     }
 }
 
-ALWAYS void rows(const AttentionRun *run, const float *q, size_t stride, const float *keys, const float *values,
-                 size_t span, size_t count_keys, float *scores, float *y, size_t y_stride, const size_t count) {
-    float sums[ROWS];
-    for (size_t t = 0; t < whole(count_keys); t += 64)
-        score(q, stride, keys, span, run->width, t, count, scores, run->scale);
-    for (size_t i = 0; i < count; i++) sums[i] = weigh(scores + i * span, count_keys);
-    if (run->width % 64 == 0)
-        mix(scores, span, values, run->width, count_keys, count, 4, sums, y, y_stride);
-    else if (run->width % 32 == 0)
-        mix(scores, span, values, run->width, count_keys, count, 2, sums, y, y_stride);
+/* ---- all of it ---- */
+
+ALWAYS void some_rows(const Head *head, size_t row, const size_t count, const int halves) {
+    const float *query = head->queries + row * head->stride;
+    float *y = head->y + row * head->hidden, sums[ROWS];
+    for (size_t i = 0; halves && i < count; i++)
+        for (size_t d = 0; d < head->width; d += 16)
+            _mm256_storeu_si256((__m256i *)(head->asked + (i * head->width + d) / 2),
+                                rounded(_mm512_loadu_ps(query + i * head->stride + d)));
+    for (size_t t = 0; t < head->count; t += KEYS) score(head, query, t, count, halves);
+    for (size_t i = 0; i < count; i++) sums[i] = weigh(head, i, halves);
+    if (head->width % 64 == 0)
+        mix(head, sums, y, count, 4, halves);
+    else if (head->width % 32 == 0)
+        mix(head, sums, y, count, 2, halves);
     else
-        mix(scores, span, values, run->width, count_keys, count, 1, sums, y, y_stride);
+        mix(head, sums, y, count, 1, halves);
 }
+
+ALWAYS void all_rows(const Head *head, const int halves) {
+    for (size_t row = 0; row < head->length;) {
+        /* Groups of about equal size: 5 and 5 rows rather than 6 and 4. */
+        size_t left = head->length - row, groups = (left + ROWS - 1) / ROWS, count = (left + groups - 1) / groups;
+        switch (count) {
+        case 6: some_rows(head, row, 6, halves); break;
+        case 5: some_rows(head, row, 5, halves); break;
+        case 4: some_rows(head, row, 4, halves); break;
+        case 3: some_rows(head, row, 3, halves); break;
+        case 2: some_rows(head, row, 2, halves); break;
+        default: some_rows(head, row, 1, halves);
+        }
+        row += count;
+    }
+}
+
+/* Two functions, so that bf16's instructions stay out of the other. */
+static __attribute__((noinline)) void rows_of_halves(const Head *head) { all_rows(head, 1); }
+static __attribute__((noinline)) void rows_of_floats(const Head *head) { all_rows(head, 0); }
 
 static void head_task(void *state, size_t index) {
     AttentionRun *run = state;
-    size_t row = index / run->heads, head = index % run->heads, hidden = run->heads * run->width;
-    size_t stride = 3 * hidden, span = whole(run->length), width = run->width;
-    const float *q = run->packed + row * run->length * stride + head * width;
-    const int32_t *mask = run->mask ? run->mask + row * run->length : NULL;
-    /* Keys by channel, values, the scores of a few queries. */
-    float *keys = scratch_of(1, span * (2 * width + ROWS) * sizeof(float));
-    if (!keys) {
+    size_t text = index / run->heads, hidden = run->heads * run->width, span = whole(run->length);
+    size_t place = index % run->heads * run->width, stride = 3 * hidden;
+    const float *packed = run->packed + text * run->length * stride + place;
+    const int32_t *mask = run->mask ? run->mask + text * run->length : NULL;
+    float *scratch = scratch_of(1, (2 * span * run->width + 2 * ROWS * span + ROWS * run->width) * sizeof(float));
+    if (!scratch) {
         run->failed = 1;
         return;
     }
-    float *values = keys + span * width, *scores = values + span * width;
-    size_t count = 0, seen = 0;
+    Head head = {
+        .queries = packed, .stride = stride, .length = run->length, .width = run->width, .scale = run->scale,
+        .span = span, .halves = run->halves, .keys = scratch, .values = scratch + span * run->width,
+        .scores = scratch + 2 * span * run->width, .y = run->y + text * run->length * hidden + place, .hidden = hidden,
+    };
+    head.weights = (uint32_t *)(head.scores + ROWS * span);
+    head.asked = head.weights + ROWS * span;
+    size_t seen = 0;
     for (size_t t = 0; mask && t < run->length; t++) seen += mask[t] != 0;
     for (size_t t = 0; t < run->length; t++) {
-        /* A row in which every token is masked attends to all of them: its answer is not read, but must be a number. */
+        /* A text without a token to attend to attends to all of them: nobody reads the answer, but it is a number. */
         if (seen && !mask[t]) continue;
-        const float *k = q + t * stride + hidden;
-        for (size_t d = 0; d < width; d++) keys[d * span + count] = k[d];
-        memcpy(values + count * width, k + hidden, width * sizeof(float));
-        count++;
+        const float *key = packed + t * stride + hidden;
+        (head.halves ? lay_out_halves : lay_out_floats)(&head, head.count++, key, key + hidden);
     }
-    for (size_t d = 0; d < width; d++)
-        memset(keys + d * span + count, 0, (whole(count) - count) * sizeof(float));
-    float *y = run->y + row * run->length * hidden + head * width;
-    for (size_t i = 0; i < run->length;) {
-        size_t left = run->length - i, blocks = (left + ROWS - 1) / ROWS, some = (left + blocks - 1) / blocks;
-#define CASE(n) \
-    case n: rows(run, q + i * stride, stride, keys, values, span, count, scores, y + i * hidden, hidden, n); break
-        switch (some) { CASE(6); CASE(5); CASE(4); CASE(3); CASE(2); default: CASE(1); }
-        i += some;
-    }
+    /* The products run over whole KEYS: what is beyond the last one must be numbers. */
+    size_t lines = head.halves ? head.width / 2 : head.width;
+    for (size_t d = 0; d < lines; d++)
+        memset(head.keys + d * span + head.count, 0, (whole(head.count) - head.count) * sizeof(float));
+    (head.halves ? rows_of_halves : rows_of_floats)(&head);
 }
 
 int attention_run(AttentionRun *run, Parallel *parallel, void *pool) {

@@ -2,6 +2,10 @@
 #ifndef UNTORCH_KERNELS_H
 #define UNTORCH_KERNELS_H
 
+#ifndef __x86_64__
+#error "untorch-kernels is written for x86-64; elsewhere untorch takes ONNX Runtime's own int8"
+#endif
+
 #include <stddef.h>
 #include <stdint.h>
 
@@ -56,6 +60,7 @@ typedef struct {
     const float *packed;  /* (batch, length, 3, heads, width) */
     const int32_t *mask;  /* (batch, length): 0 for tokens that nobody attends to; or null */
     float *y;             /* (batch, length, heads, width) */
+    int halves;           /* multiply in bf16: needs AVX-512 BF16 */
     int failed;           /* set by a task that had no memory */
 } AttentionRun;
 

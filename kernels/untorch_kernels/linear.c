@@ -6,11 +6,11 @@
 #include "simd.h"
 
 /* Rows that the inner loop holds in registers, and rows whose levels stay in the second-level cache. */
-enum { ROWS = 6, BLOCK = 96 };
+enum { ROWS = 6, BLOCK = 128 };
 /* Rows of one task that quantises or normalises, and the numbers below which that is not worth waking a thread for. */
-enum { SOME = 16, SMALL = 1 << 15 };
+enum { SOME = 4, SMALL = 1 << 15 };
 /* Tasks that the columns of a product are cut into. */
-enum { TASKS = 8 };
+enum { TASKS = 16 };
 
 static size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
@@ -57,20 +57,16 @@ static void quantize_row(const LinearRun *run, size_t row) {
 }
 
 /* x times the normal distribution function of x, which is (1 + erf(x / sqrt 2)) / 2; erf by Abramowitz and Stegun's
-   7.1.26, whose error is 1.5e-7. */
+   7.1.25, whose error of 2.5e-5 is a thousandth of the step between two of the levels that follow. */
 ALWAYS __m512 gelu(__m512 x) {
-    const __m512 one = _mm512_set1_ps(1.0f);
-    __m512 z = _mm512_abs_ps(_mm512_mul_ps(x, _mm512_set1_ps(0.70710678118654752f)));
-    __m512 t = _mm512_div_ps(one, _mm512_fmadd_ps(z, _mm512_set1_ps(0.3275911f), one));
-    __m512 p = _mm512_set1_ps(1.061405429f);
-    p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(-1.453152027f));
-    p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(1.421413741f));
-    p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(-0.284496736f));
-    p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(0.254829592f));
-    /* What is missing from 1 in erf(z): half of it times |x| is GELU's distance from max(x, 0). */
-    __m512 missing = _mm512_mul_ps(_mm512_mul_ps(p, t), exponential(_mm512_mul_ps(_mm512_sub_ps(_mm512_setzero_ps(), z), z)));
-    __m512 half = _mm512_mul_ps(_mm512_abs_ps(x), _mm512_set1_ps(0.5f));
-    return _mm512_fnmadd_ps(half, missing, _mm512_max_ps(x, _mm512_setzero_ps()));
+    __m512 size = _mm512_abs_ps(x), half = _mm512_mul_ps(size, _mm512_set1_ps(0.5f));
+    __m512 t = _mm512_rcp14_ps(_mm512_fmadd_ps(size, _mm512_set1_ps(0.47047f * 0.70710678f), _mm512_set1_ps(1.0f)));
+    __m512 p = _mm512_set1_ps(0.7478556f);
+    p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(-0.0958798f));
+    p = _mm512_mul_ps(_mm512_fmadd_ps(p, t, _mm512_set1_ps(0.3480242f)), t);
+    /* What erf lacks of 1, times |x| / 2, is GELU's distance from max(x, 0). */
+    __m512 lack = _mm512_mul_ps(p, exponential(_mm512_fnmadd_ps(half, size, _mm512_setzero_ps())));
+    return _mm512_fnmadd_ps(half, lack, _mm512_max_ps(x, _mm512_setzero_ps()));
 }
 
 /* In words of the assembler, because GCC 12 copies the sums to the stack and back around its own intrinsic. */

@@ -133,14 +133,16 @@ enum { MOST_INPUTS = 1 << 16, MOST_OUTPUTS = 1 << 20, MOST_OUTLIERS = 1024 };
 typedef struct {
     const OrtApi *ort;
     Linear linear;
+    void *memory;
 } LinearKernel;
 
 static void destroy_linear(void *kernel) {
-    free(((LinearKernel *)kernel)->linear.rest);
+    free(((LinearKernel *)kernel)->memory);
     free(kernel);
 }
 
-/* The constants stay where ONNX Runtime has mapped them: they live as long as the kernel. */
+/* The constants stay where ONNX Runtime has mapped them: they live as long as the kernel. Only what says where to read
+   is copied, because the file may be written over. */
 static OrtStatus *fill_linear(LinearKernel *kernel, const OrtApi *ort, const OrtInfo *info) {
     Linear *linear = &kernel->linear;
     Tensor weight, rows, places;
@@ -175,9 +177,11 @@ static OrtStatus *fill_linear(LinearKernel *kernel, const OrtApi *ort, const Ort
         linear->norm_weight = linear->rows + linear->outliers * wide;
         linear->norm_bias = linear->norm_weight + wide;
     }
-    linear->places = places.data;
-    linear->rest = malloc(linear->inputs * sizeof(float));
-    if (!linear->rest) return ort->CreateStatus(ORT_FAIL, "no memory for Linear");
+    int64_t *copied = kernel->memory = malloc(places.count * sizeof(int64_t) + linear->inputs * sizeof(float));
+    if (!copied) return ort->CreateStatus(ORT_FAIL, "no memory for Linear");
+    if (places.count) memcpy(copied, places.data, places.count * sizeof(int64_t));
+    linear->places = copied;
+    linear->rest = (float *)(copied + places.count);
     for (size_t k = 0; k < linear->inputs; k++) linear->rest[k] = 1;
     for (size_t o = 0; o < linear->outliers; o++) {
         if (linear->places[o] < 0 || linear->places[o] >= inputs)
@@ -229,13 +233,21 @@ typedef struct {
     const OrtApi *ort;
     int64_t heads;
     float scale;
+    int halves;
 } AttentionKernel;
+
+/* CPUID leaf 7, subleaf 1, EAX bit 5. */
+static int has_bf16(void) {
+    unsigned a, b, c, d;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1);
+}
 
 static OrtStatus *create_attention(const OrtCustomOp *op, const OrtApi *ort, const OrtInfo *info, void **made) {
     (void)op;
     AttentionKernel *kernel = calloc(1, sizeof *kernel);
     if (!kernel) return ort->CreateStatus(ORT_FAIL, "no memory for Attention");
     kernel->ort = ort;
+    kernel->halves = has_bf16();
     OrtStatus *status = ort->KernelInfoGetAttribute_int64(info, "num_heads", &kernel->heads);
     if (!status) status = ort->KernelInfoGetAttribute_float(info, "scale", &kernel->scale);
     if (!status && (kernel->heads < 1 || kernel->heads > 1024)) status = wrong(ort, "Attention has no number of heads");
@@ -262,7 +274,7 @@ static OrtStatus *compute_attention(void *made, OrtContext *context) {
     AttentionRun run = {
         .batch = (size_t)packed.sizes[0], .length = (size_t)packed.sizes[1], .heads = (size_t)kernel->heads,
         .width = (size_t)width, .scale = kernel->scale > 0 ? kernel->scale : 1 / sqrtf((float)width),
-        .packed = packed.data, .mask = mask.data,
+        .packed = packed.data, .mask = mask.data, .halves = kernel->halves,
     };
     packed.sizes[2] /= 3;
     status = write_output(ort, context, packed.sizes, 3, &run.y);
@@ -328,6 +340,7 @@ static OrtStatus *make_domain(const OrtApi *ort) {
 /* ONNX Runtime calls this when a session registers the library. */
 EXPORTED OrtStatus *RegisterCustomOps(OrtOptions *options, const OrtApiBase *base) {
     const OrtApi *ort = base->GetApi(ORT_VERSION);
+    if (!ort) return NULL; /* older than 1.17: the graph's operators will be unknown */
     pthread_mutex_lock(&domain_lock);
     OrtStatus *status = domain ? NULL : make_domain(ort);
     pthread_mutex_unlock(&domain_lock);

@@ -23,6 +23,7 @@ import numpy as np
 from untorch.bundle import Bundle
 from untorch.config import ModelConfig
 from untorch.errors import InputError, TaskError
+from untorch.loading import unable
 
 # Tasks that take plain texts, and the classes with which Optimum reads their graphs.
 _OPTIMUM_CLASSES = {
@@ -84,12 +85,13 @@ class Measurement:
 
 
 def engines(bundle: Bundle, checkpoint: str | os.PathLike[str] | None = None) -> list[Engine]:
-    """What can be measured here: every variant, plain ONNX Runtime, and Optimum and transformers where installed.
+    """What can be measured: every variant that this CPU can run, plain ONNX Runtime, and Optimum and transformers.
 
-    transformers needs the PyTorch `checkpoint` the bundle was made from.
+    Of the last two what is installed; transformers needs the PyTorch `checkpoint` the bundle was made from.
     """
     folder = str(bundle.path)
-    found = [Engine("untorch", precision, folder) for precision in bundle.variants]
+    not_here = unable(bundle, "cpu")
+    found = [Engine("untorch", precision, folder) for precision in bundle.variants if precision not in not_here]
     if "fp32" in bundle.variants:
         found.append(Engine("onnxruntime", "fp32", folder))
         if _installed("optimum.onnxruntime") and _installed("torch"):

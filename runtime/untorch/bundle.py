@@ -98,9 +98,9 @@ class Bundle:
     """A folder with a model in it, opened for reading.
 
     `Bundle(path)` reads the manifest where there is one and checks that every file it lists is there with the
-    right size; `check()` compares digests. A variant of which no file is there (not downloaded, or deleted to save
-    room) is left out. Raises BundleError if the folder holds no model, FormatError or IntegrityError if what it holds
-    is not what it says, IntegrityError for a folder without a manifest where UNTORCH_REQUIRE_VERIFIED=1.
+    right size; `check()` compares digests. A variant of which no file of its own is there (not downloaded, or deleted
+    to save room) is left out. Raises BundleError if the folder holds no model, FormatError or IntegrityError if what it
+    holds is not what it says, IntegrityError for a folder without a manifest where UNTORCH_REQUIRE_VERIFIED=1.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -211,7 +211,10 @@ class Bundle:
             for name in variant.files:
                 if name not in manifest.files:
                     raise IntegrityError(f"{self.path / MANIFEST}: {precision} uses {name}, which has no digest")
-            if any((self.path / inside(name, str(self.path))).is_file() for name in variant.files):
+            # A file that another variant reads too tells nothing: it may be here for that one's sake.
+            others = {name for other in manifest.variants.values() if other is not variant for name in other.files}
+            own = set(variant.files) - others or variant.files
+            if any((self.path / inside(name, str(self.path))).is_file() for name in own):
                 present[precision] = variant
         return present
 

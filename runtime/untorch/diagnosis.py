@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from untorch import cuda, providers
+from untorch import cuda, kernels, providers
 from untorch.devices import installed_wheels, onnxruntime, usable_cores
 from untorch.errors import UntorchError
 from untorch.hub import installed_models
@@ -46,12 +46,26 @@ def _installed() -> dict[str, str]:
         facts["onnxruntime-ep-openvino"] = importlib.metadata.version("onnxruntime-ep-openvino")
     except importlib.metadata.PackageNotFoundError:
         facts["onnxruntime-ep-openvino"] = "not installed"
+    facts[kernels.PACKAGE] = _kernels()
     try:
         facts["providers"] = ", ".join(onnxruntime().get_available_providers())
     except UntorchError as error:
         facts["problem"] = str(error)
     facts["telemetry"] = f"ORT_DISABLE_TELEMETRY={os.environ.get('ORT_DISABLE_TELEMETRY', 'not set')}"
     return facts
+
+
+def _kernels() -> str:
+    """Our own operators: their version, whether they run here, and whether they would be taken unasked."""
+    if (version := kernels.version()) is None:
+        return "not installed (pip install 'untorch[kernels]'): int8 runs on ONNX Runtime's operators"
+    try:
+        kernels.register(onnxruntime().SessionOptions())
+    except UntorchError as error:
+        return f"{version}, cannot be used: {error}"
+    if kernels.preferred():
+        return f"{version}, works: precision auto takes int8_kernels before int8"
+    return f"{version}, works; precision auto takes int8, which is expected to be faster with this processor's AMX"
 
 
 def _machine() -> dict[str, str]:

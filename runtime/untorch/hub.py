@@ -7,9 +7,10 @@ import logging
 import os
 from pathlib import Path
 
+from untorch import kernels
 from untorch.bundle import GOLDEN, GRAPH_STEMS, SIDE_FILES, read_json
 from untorch.errors import BundleError, TaskError
-from untorch.manifest import MANIFEST, PACKED, Manifest, preferred
+from untorch.manifest import KERNELS, MANIFEST, PACKED, Manifest, preferred
 from untorch.providers import resolve_device
 
 logger = logging.getLogger(__name__)
@@ -109,7 +110,8 @@ def _graphs(name: str, files: list[str], precision: str | None, manifest: Manife
         )
     if manifest is not None:
         if precision in (None, "auto"):
-            return list(preferred(manifest.variants, device=resolve_device(device)).files)
+            # Loading chooses by the same rule, and would miss another variant.
+            return list(preferred(manifest.variants, (), resolve_device(device), kernels.preferred).files)
         if precision in manifest.variants:
             # What removes padding runs beside the variant that does not.
             wanted = {precision, str(precision).removesuffix(PACKED)} & manifest.variants.keys()
@@ -118,4 +120,7 @@ def _graphs(name: str, files: list[str], precision: str | None, manifest: Manife
     graphs = [f"{folder}{stem}{suffix}.onnx" for folder in ("onnx/", "") for stem in GRAPH_STEMS]
     if not any(graph in files for graph in graphs):
         raise BundleError(f"{name} has no graph in that precision on the Hub; it has {', '.join(there)}")
-    return [*graphs, *(f"{graph}{data}" for graph in graphs for data in ("_data", ".data"))]
+    # What runs on our own operators reads the embeddings of the variant that does not.
+    plain = [graph.replace(f"{suffix}.onnx", f"{suffix.removesuffix(KERNELS)}.onnx") for graph in graphs]
+    beside = dict.fromkeys([*graphs, *plain])
+    return [*graphs, *(f"{graph}{data}" for graph in beside for data in ("_data", ".data"))]

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from untorch.errors import FormatError, IntegrityError
 
-# The operators of the ONNX standard, of ONNX Runtime and of untorch-kernels; anything else is code that is not here.
-_DOMAINS = {"", "ai.onnx", "com.microsoft", "untorch"}
+# The operators of the ONNX standard and of ONNX Runtime itself; anything else is code that is not here.
+_DOMAINS = {"", "ai.onnx", "com.microsoft"}
 
 # Bytes an element takes, by TensorProto.DataType; strings (8) have no fixed size.
 _ELEMENT_BYTES = {
@@ -69,16 +69,22 @@ def inspect(path: Path) -> Declared:
 
 
 def check(
-    path: Path, *, files: Iterable[str] | None, inputs: Iterable[str] = (), outputs: Iterable[str] = ()
+    path: Path,
+    *,
+    files: Iterable[str] | None,
+    inputs: Iterable[str] = (),
+    outputs: Iterable[str] = (),
+    domains: Iterable[str] = (),
 ) -> set[str]:
     """Refuse a graph file that reads outside its folder, brings code, or is not what the manifest states.
 
     `files` are the external data files the manifest lists, by name relative to the graph's folder (None: there is no
-    manifest, and any file of that folder will do); `inputs` and `outputs` the names it states (none: not stated).
-    Gives the names of the data files it reads. Raises FormatError or IntegrityError.
+    manifest, and any file of that folder will do); `inputs` and `outputs` the names it states (none: not stated);
+    `domains` those whose operators are loaded for this graph, besides ONNX's and ONNX Runtime's own. Gives the names
+    of the data files it reads. Raises FormatError or IntegrityError.
     """
     declared = inspect(path)
-    if unknown := declared.domains - _DOMAINS:
+    if unknown := declared.domains - _DOMAINS.union(domains):
         raise FormatError(f"{path} uses operators of {', '.join(sorted(unknown))}, which untorch does not load")
     if declared.functions:
         raise FormatError(f"{path} defines {declared.functions} functions of its own, which untorch does not load")

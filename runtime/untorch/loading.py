@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from untorch import buckets, inspection
+from untorch import buckets, inspection, kernels
 from untorch.bundle import Bundle
 from untorch.errors import DeviceError, IntegrityError, TaskError
 from untorch.manifest import KERNELS, PACKED, Graph, Variant, preferred
@@ -16,7 +16,20 @@ from untorch.session import Session
 
 def choose_variant(bundle: Bundle, precision: str, outputs: Sequence[str] = (), device: str = "cpu") -> Variant:
     """The variant that `precision` stands for; `auto` is the device's preferred one that has `outputs`."""
-    return preferred(bundle.variants, outputs, device) if precision == "auto" else bundle.variant(precision)
+    if precision != "auto":
+        return bundle.variant(precision)
+    return preferred(bundle.variants, outputs, device, kernels.preferred)
+
+
+def unable(bundle: Bundle, device: str) -> dict[str, str]:
+    """The variants of a bundle that cannot run on `device` here, by precision, and why."""
+    found = {}
+    for precision, variant in bundle.variants.items():
+        if not variant.roles_on(device):
+            found[precision] = f"it has operators that {device} has not"
+        elif precision.endswith(KERNELS) and (problem := kernels.problem()):
+            found[precision] = str(problem)
+    return found
 
 
 def open_model(
@@ -51,8 +64,9 @@ def open_model(
 def open_session(bundle: Bundle, variant: Variant, role: str, *, device: str, threads: int | None) -> Session:
     """Open one graph of a variant, checked first: its digests, and what it declares.
 
-    Raises TaskError if there is no such graph, DeviceError for one that the device cannot run, IntegrityError or
-    FormatError for one that is not what the manifest says or that reads outside the bundle, and what Session raises.
+    Raises TaskError if there is no such graph, DeviceError for one that the device cannot run, DependencyError for one
+    whose operators are not installed, IntegrityError or FormatError for one that is not what the manifest says or that
+    reads outside the bundle, and what Session raises.
     """
     if role not in variant.graphs:
         raise TaskError(f"{bundle.path} holds {' and '.join(variant.graphs)} graphs and no {role} graph")
@@ -62,6 +76,9 @@ def open_session(bundle: Bundle, variant: Variant, role: str, *, device: str, th
             f"the {variant.precision} variant of {bundle.path} has operators that {device} has not. "
             f"On {device} this bundle can run {', '.join(able) or 'nothing; export it again with --precision fp32'}"
         )
+    own_operators = variant.precision.endswith(KERNELS)
+    if own_operators:
+        kernels.require()
     graph = variant.graphs[role]
     before = bundle.identities(graph.files)
     # The graph file decides what ONNX Runtime parses, so it is checked before; the weights, which are only mapped
@@ -73,6 +90,7 @@ def open_session(bundle: Bundle, variant: Variant, role: str, *, device: str, th
         files=[PurePosixPath(name).name for name in graph.data] if bundle.verified else None,
         inputs=[tensor.name for tensor in graph.inputs],
         outputs=[tensor.name for tensor in graph.outputs],
+        domains=[kernels.DOMAIN] if own_operators else (),
     )
     for location in locations:
         bundle.file(str(PurePosixPath(graph.file).with_name(location)))
@@ -84,7 +102,7 @@ def open_session(bundle: Bundle, variant: Variant, role: str, *, device: str, th
         optimized=graph.optimized,
         # How many tokens are left without padding is known only as it runs.
         capturable=buckets.is_bounded(graph.inputs) and not variant.precision.endswith(PACKED),
-        kernels=variant.precision.endswith(KERNELS),
+        kernels=own_operators,
     )
     weights.finish()
     # What was hashed and inspected must be what ONNX Runtime opened.

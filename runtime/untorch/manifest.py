@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Literal
@@ -21,8 +21,13 @@ _TRUSTED: tuple[Verdict, ...] = ("exact", "close")
 
 # How the name of a variant ends whose layers have no padding. It is for cards, and there beside the one without it.
 PACKED = "_packed"
-# How the name of a variant ends whose products and attention run in the operators of untorch-kernels, on the CPU.
+
+# How the name of a variant ends whose layers are operators of our own, from the package untorch-kernels. It is for
+# processors that can run them, and there before the one without it.
 KERNELS = "_kernels"
+
+# The only kind of device that has the operators of such variants.
+_ONLY_ON = {PACKED: "cuda", KERNELS: "cpu"}
 
 # The reduced precision that is fast on each kind of device.
 _OWN = {"cpu": "int8", "cuda": "fp16"}
@@ -122,12 +127,13 @@ class Variant:
         """The roles whose graphs a device can run at all.
 
         OpenVINO takes standard operators only, which are those of fp32's whole graphs; what removes padding is made of
-        operators that only CUDA has.
+        operators that only CUDA has, and our own operators run on the CPU. Whether they run on this one is not said.
         """
         kind = device.partition(":")[0]
         if kind == "openvino":
             return tuple(role for role in self.graphs if self.precision == "fp32" and role != "head")
-        return () if self.precision.endswith(PACKED) and kind != "cuda" else tuple(self.graphs)
+        only = {only for suffix, only in _ONLY_ON.items() if self.precision.endswith(suffix)}
+        return tuple(self.graphs) if only <= {kind} else ()
 
     def role_for(self, outputs: Iterable[str], device: str = "cpu") -> str:
         """The role of the graph to run for these outputs: `head` where the device can, else `model`."""
@@ -229,12 +235,24 @@ def inside(name: str, where: str) -> str:
     return name
 
 
-def preferred(variants: Mapping[str, Variant], outputs: Iterable[str] = (), device: str = "cpu") -> Variant:
+def preferred(
+    variants: Mapping[str, Variant],
+    outputs: Iterable[str] = (),
+    device: str = "cpu",
+    kernels: Callable[[], bool] = lambda: False,
+) -> Variant:
     """The variant to take where none is named: the device's own if it passed its gate and gives `outputs`, else fp32.
 
-    That is int8 on the CPU and fp16 on a card; OpenVINO chooses its precision itself, from fp32.
+    That is int8 on the CPU and fp16 on a card; OpenVINO chooses its precision itself, from fp32. Before int8 comes
+    int8_kernels if `kernels` says that our own operators are the faster choice here. It is asked only where there is
+    such a variant.
     """
-    variant = variants.get(_OWN.get(device.partition(":")[0], "fp32"))
-    if variant is not None and variant.trusted and variant.gives(outputs):
-        return variant
+    outputs = tuple(outputs)
+    own = _OWN.get(device.partition(":")[0], "fp32")
+    for name in (own + KERNELS, own):
+        variant = variants.get(name)
+        if variant is None or not (variant.trusted and variant.gives(outputs) and variant.roles_on(device)):
+            continue
+        if name == own or kernels():
+            return variant
     return variants.get("fp32") or next(iter(variants.values()))

@@ -65,7 +65,8 @@ class AutoModel:
     ) -> Self:
         """Load a bundle: a folder, an installed model package's name, or a Hub id.
 
-        `precision="auto"` takes int8 on the CPU and fp16 on a card where its parity gate was passed, else fp32. Where
+        `precision="auto"` takes int8 on the CPU and fp16 on a card where its parity gate was passed, else fp32; before
+        int8 int8_kernels, where untorch-kernels is installed and the faster choice for the processor. Where
         `untorch tune` has remembered a plan and nothing here asks for something else, the plan is taken. Digests are
         compared with the manifest's while ONNX Runtime opens the graph. Raises BundleError, TaskError (the bundle has
         no such head) or DeviceError.

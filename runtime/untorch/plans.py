@@ -15,10 +15,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from untorch import kernels
 from untorch.bundle import Bundle, digest
 from untorch.devices import installed_wheels, usable_cores
 from untorch.errors import BundleError, FormatError
-from untorch.manifest import MANIFEST
+from untorch.manifest import KERNELS, MANIFEST
 
 logger = logging.getLogger(__name__)
 
@@ -58,9 +59,9 @@ class Plan:
 def remembered(bundle: Bundle, outputs: Iterable[str]) -> Plan | None:
     """The plan that was remembered for this bundle on this machine, if there is one that still holds.
 
-    It holds while the bundle's manifest, the processor, the usable cores and ONNX Runtime are what they were, and
-    its variant is there, inside its gate, and has these `outputs`. A file that cannot be read is as good as none, and
-    logged.
+    It holds while the bundle's manifest, the processor, the usable cores, ONNX Runtime and untorch-kernels are what
+    they were, and its variant is there, inside its gate, and has these `outputs`. A file that cannot be read is as good
+    as none, and logged.
     """
     if not bundle.verified:
         return None
@@ -77,7 +78,9 @@ def remembered(bundle: Bundle, outputs: Iterable[str]) -> Plan | None:
         logger.warning("%s is not read: %s; run `untorch tune` again", path, error)
         return None
     variant = bundle.variants.get(plan.precision)
-    return plan if variant is not None and variant.trusted and variant.gives(outputs) else None
+    if variant is None or not (variant.trusted and variant.gives(outputs)):
+        return None
+    return None if plan.precision.endswith(KERNELS) and not kernels.usable() else plan
 
 
 def remember(bundle: Bundle, plan: Plan, measured: dict[str, Any]) -> Path:
@@ -116,7 +119,10 @@ def _bundle_key(bundle: Bundle) -> str:
 
 
 def _machine_key() -> str:
-    facts = [_processor(), usable_cores(), sorted(installed_wheels().items())]
+    wheels = installed_wheels()
+    if (version := kernels.version()) is not None:
+        wheels[kernels.PACKAGE] = version
+    facts = [_processor(), usable_cores(), sorted(wheels.items())]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 

@@ -45,12 +45,12 @@ class Session:
 
     `device` is `auto`, `cpu`, `cuda`, `cuda:N` or `openvino`; `threads` the size of the intra-op pool (default: every
     usable core); `optimized` says that the file is already fused, so that only cheap rewrites are left for loading.
-    `capturable` says that its shapes are rows and tokens alone, so that on a card CUDA graphs may be captured of it,
-    `kernels` that it has operators of untorch-kernels.
+    `capturable` says that its shapes are rows and tokens alone, so that on a card CUDA graphs may be captured of it;
+    `kernels` that it has operators of the package untorch-kernels, which run on the CPU.
     On any device but the CPU every node that does work runs there: ONNX Runtime is asked, node by node.
 
     Raises BundleError if ONNX Runtime cannot load the file, DeviceError if the device cannot be had or would
-    not run the graph, DependencyError if ONNX Runtime or a plugin is not there.
+    not run the graph, DependencyError if ONNX Runtime, a plugin or untorch-kernels is not there.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Session:
         kernels: bool = False,
     ) -> None:
         self._process = os.getpid()
-        self._with_kernels = kernels
+        self._own_operators = kernels
         self.device = providers.resolve_device(device)
         self.threads = threads or usable_cores()
         self.nodes: tuple[providers.Node, ...] = ()
@@ -104,10 +104,10 @@ class Session:
         options.enable_mem_pattern = False
         level = ort.GraphOptimizationLevel
         options.graph_optimization_level = level.ORT_ENABLE_BASIC if optimized else level.ORT_ENABLE_ALL
-        if self._with_kernels:
-            options.register_custom_ops_library(str(kernels.require()))
         if self.device != "cpu":
             options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        if self._own_operators:
+            kernels.register(options)
         return options
 
     def _open(self, graph: Path, options: Any, chosen: list[Any] | None) -> Any:

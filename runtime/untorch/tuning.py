@@ -22,6 +22,7 @@ from untorch.bundle import Bundle
 from untorch.config import ModelConfig
 from untorch.devices import usable_cores
 from untorch.errors import DependencyError, DeviceError, TaskError, UntorchError
+from untorch.loading import unable
 from untorch.plans import Plan
 from untorch.providers import resolve_device
 
@@ -89,11 +90,12 @@ def best(measured: Sequence[Trial], goal: str) -> Trial:
 def _pools(bundle: Bundle) -> Iterator[Plan]:
     """One plan for every session that has to be opened; how its batches are made is tried on the open session."""
     cores = usable_cores()
+    devices = {device: unable(bundle, device) for device in _devices()}
     for precision, variant in bundle.variants.items():
         if not variant.trusted:
             continue
-        for device in _devices():
-            if variant.roles_on(device):
+        for device, not_here in devices.items():
+            if precision not in not_here:
                 for threads in sorted({1, cores}, reverse=True) if device == "cpu" else (cores,):
                     yield Plan(precision, device, threads, 1, _sizes(device)[0])
 

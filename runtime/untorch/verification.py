@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from untorch import golden
 from untorch.bundle import GOLDEN, Bundle
 from untorch.errors import BundleError, FormatError
-from untorch.loading import open_session
+from untorch.loading import open_session, unable
 from untorch.manifest import Variant
 from untorch.providers import resolve_device
 from untorch.session import Session
@@ -42,37 +42,41 @@ class Replay:
 
 @dataclass(frozen=True)
 class Report:
-    """What `verify` found."""
+    """What `verify` found. `unchecked` are the variants that could not run here, by precision, and why."""
 
     files: int
     replays: tuple[Replay, ...]
+    unchecked: dict[str, str] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
-        """Whether every variant holds."""
+        """Whether every variant that could run here holds."""
         return all(replay.passed for replay in self.replays)
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain data."""
         replays = [asdict(replay) | {"passed": replay.passed} for replay in self.replays]
-        return {"passed": self.passed, "files": self.files, "replays": replays}
+        return {"passed": self.passed, "files": self.files, "replays": replays, "unchecked": self.unchecked}
 
 
 def verify(bundle: Bundle, *, device: str = "auto") -> Report:
     """Check every digest, then run every variant that the device can on the reference inputs, and compare with PyTorch.
 
     Raises IntegrityError for an altered file and BundleError for a bundle with no manifest: there is nothing to
-    verify it against. A variant that differs is in the report, not an error.
+    verify it against. A variant that differs, or that could not run, is in the report, not an error.
     """
     if bundle.manifest is None:
         raise BundleError(f"{bundle.path} has no manifest, so there is nothing to verify it against; export it again")
     bundle.check()
     cases = golden.load(bundle.file(GOLDEN))
     taken = resolve_device(device)
+    unchecked = unable(bundle, taken)
     replays = tuple(
-        _replay(bundle, variant, cases, taken) for variant in bundle.variants.values() if variant.roles_on(taken)
+        _replay(bundle, variant, cases, taken)
+        for precision, variant in bundle.variants.items()
+        if precision not in unchecked
     )
-    return Report(len(bundle.files), replays)
+    return Report(len(bundle.files), replays, unchecked)
 
 
 def _replay(bundle: Bundle, variant: Variant, cases: list[golden.Case], device: str) -> Replay:

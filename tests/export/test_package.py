@@ -75,6 +75,13 @@ def test_project_is_complete_and_readable(bundle, tmp_path):
     assert build_wheel(tmp_path / "a place", tmp_path / "out").name == "untorch_x-1.0.0-py3-none-any.whl"
 
 
+def test_a_variant_that_was_deleted_is_not_missed(frozen_bundle, tmp_path):
+    for file in frozen_bundle.glob("onnx/*int8*"):
+        file.unlink()
+    write_project(frozen_bundle, tmp_path / "project", name="smaller")
+    assert list(Bundle(tmp_path / "project/untorch_smaller/bundle").variants) == ["fp32"]
+
+
 def test_name_and_card_come_from_the_manifest(bundle, tmp_path):
     assert write_project(bundle, tmp_path / "p") == "untorch-checkpoint"
     card = (tmp_path / "p/README.md").read_text()

@@ -11,7 +11,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", metavar="T", help="what to do with the texts (default: what the bundle was made for)")
     devices = "auto, cpu, cuda, cuda:N, openvino (default: auto)"
     parser.add_argument("--device", default="auto", metavar="D", help=devices)
-    parser.add_argument("--precision", default="auto", metavar="P", help="auto, fp32, int8, fp16, … (default: auto)")
+    parser.add_argument(
+        "--precision", default="auto", metavar="P", help="auto, fp32, int8, int8_kernels, fp16, … (default: auto)"
+    )
     add_trust_argument(parser)
     parser.add_argument("--revision", metavar="R", help="a Hub repository's branch, tag or commit")
 

@@ -9,6 +9,7 @@ import sys
 from untorch.benchmark import LENGTHS, Measurement, benchmark
 from untorch.bundle import Bundle
 from untorch.hub import resolve
+from untorch.loading import unable
 
 HELP = "measure a bundle: latency, throughput, cold start and memory, beside other engines"
 
@@ -32,6 +33,8 @@ def run(args: argparse.Namespace) -> int:
             lengths = "".join(f"{f'p50/p99 {length}':>18}" for length in LENGTHS)
             print(f"{name}\n  {'engine':<20}{lengths}{'texts/s':>10}{'start':>9}{'peak':>10}")
         measured = benchmark(bundle, task=args.task, checkpoint=args.checkpoint, calls=args.calls, texts=args.texts)
+        for precision, reason in unable(bundle, "cpu").items():
+            print(f"left out: untorch {precision}: {reason}", file=sys.stderr)
         for found in measured:
             failed = failed or found.error is not None
             if args.json:

@@ -43,11 +43,11 @@ def run(args: argparse.Namespace) -> int:
         return 0
     lengths = sorted(winner.latency)
     columns = "".join(f"{f'p50 of {length}':>14}" for length in lengths)
-    print(f"  {'precision':<10}{'device':<10}{'threads':>8}{'callers':>8}{'tokens':>8}{columns}{'texts/s':>10}")
+    print(f"  {'precision':<13}{'device':<10}{'threads':>8}{'callers':>8}{'tokens':>8}{columns}{'texts/s':>10}")
     for trial in measured:
         plan = trial.plan
         mark = "*" if trial is winner else " "
-        shape = f"{plan.precision:<10}{plan.device:<10}{plan.threads:>8}{plan.callers:>8}{plan.max_tokens:>8}"
+        shape = f"{plan.precision:<13}{plan.device:<10}{plan.threads:>8}{plan.callers:>8}{plan.max_tokens:>8}"
         if trial.error is not None:
             print(f"{mark} {shape}  failed: {trial.error}")
             continue

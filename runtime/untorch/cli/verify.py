@@ -49,14 +49,16 @@ def _verify(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({**report.to_json(), "trust": bundle.trust, "signed": args.signature is not None}))
         return 0 if report.passed else 1
-    print(f"trust      {bundle.trust}")
+    print(f"trust        {bundle.trust}")
     if args.signature is not None:
-        print(f"signature  {args.signature} holds, by {args.public_key}")
-    print(f"files      {report.files} with the manifest's size and SHA-256")
+        print(f"signature    {args.signature} holds, by {args.public_key}")
+    print(f"files        {report.files} with the manifest's size and SHA-256")
     for replay in report.replays:
         print(
-            f"{replay.precision:<10} {replay.verdict:<8} {replay.cases} cases on {replay.device}: largest difference "
+            f"{replay.precision:<12} {replay.verdict:<8} {replay.cases} cases on {replay.device}: largest difference "
             f"from PyTorch {replay.difference:.2e} at {replay.position}, allowed {replay.tolerance:.2e}"
         )
+    for precision, reason in report.unchecked.items():
+        print(f"{precision:<12} not checked here: {reason}")
     print("verified" if report.passed else "NOT verified")
     return 0 if report.passed else 1

@@ -20,7 +20,7 @@ def copy(tiny_bundle, tmp_path):
 def test_a_good_bundle(tiny_bundle, capsys):
     assert main(["verify", str(tiny_bundle)]) == 0
     printed = capsys.readouterr().out
-    assert "fp32       holds" in printed
+    assert "fp32         holds" in printed
     assert printed.endswith("verified\n")
 
 
@@ -57,7 +57,7 @@ def test_a_model_that_gives_other_answers_does_not_verify(copy, capsys, value):
     (copy / "untorch.json").write_text(json.dumps(manifest))
     assert main(["verify", str(copy)]) == 1
     printed = capsys.readouterr().out
-    assert "fp32       differs" in printed
+    assert "fp32         differs" in printed
     assert "logits" in printed
     assert printed.endswith("NOT verified\n")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from untorch.errors import FormatError, IntegrityError
 
@@ -26,8 +26,7 @@ PACKED = "_packed"
 _OWN = {"cpu": "int8", "cuda": "fp16"}
 
 
-@dataclass(frozen=True)
-class Tensor:
+class Tensor(NamedTuple):
     """A graph's input or output: its name, numpy dtype name and named axes."""
 
     name: str
@@ -154,8 +153,7 @@ class Variant:
         )
 
 
-@dataclass(frozen=True)
-class FileRecord:
+class FileRecord(NamedTuple):
     """Size in bytes and SHA-256 (hex) of one file of a bundle."""
 
     size: int

@@ -10,8 +10,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokenizers import Encoding
 from tokenizers import Tokenizer as RustTokenizer
@@ -22,8 +21,7 @@ from untorch.errors import InputError
 _VIEWS_KEPT = 16
 
 
-@dataclass(frozen=True, slots=True)
-class TruncationSettings:
+class TruncationSettings(NamedTuple):
     """Where to cut: lengths in tokens, special tokens included."""
 
     max_length: int

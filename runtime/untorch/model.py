@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from untorch import buckets
+from untorch.aside import Aside
 from untorch.batching import MAX_TOKENS
 from untorch.bundle import Bundle
 from untorch.config import ModelConfig
@@ -81,16 +82,24 @@ class AutoModel:
 
     @classmethod
     def from_bundle(
-        cls, bundle: Bundle, *, device: str = "auto", precision: str = "auto", threads: int | None = None
+        cls,
+        bundle: Bundle,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        threads: int | None = None,
+        beside: Aside[Any] | None = None,
     ) -> Self:
-        """Load an opened bundle; see `from_pretrained`."""
+        """Load an opened bundle; see `from_pretrained`. What is to go on `beside` begins when that gains something."""
         untold = (device, precision, threads) == ("auto", "auto", None)
         plan = remembered(bundle, cls.output_names) if untold else None
         if plan is not None and plan.device not in ("cpu", "openvino", resolve_device("auto")):
             plan = None  # the card that it was made on is not here today
         if plan is not None:
             device, precision, threads = plan.device, plan.precision, plan.threads
-        variant, [session] = open_model(bundle, precision, cls.output_names, device=device, threads=threads)
+        variant, [session] = open_model(
+            bundle, precision, cls.output_names, device=device, threads=threads, beside=beside
+        )
         outputs = {tensor.name: len(tensor.axes) for tensor in session.outputs}
         other_task = cls.tasks and bundle.task and bundle.task not in cls.tasks
         if other_task or any(outputs.get(name) != cls.output_rank for name in cls.output_names):

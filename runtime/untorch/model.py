@@ -186,12 +186,15 @@ class AutoModel:
         """
         packs = self.packed is not None and buckets.packs(feeds["attention_mask"])
         session = self.packed if packs and self.packed is not None else self.session
+        # A run drives everything else out of the processor's caches, so that little should be looked up after it.
+        rank, shared = self.output_rank, feeds["input_ids"].shape[: self.shared_axes]
         outputs = session.run(feeds, self.output_names)
-        shared = feeds["input_ids"].shape[: self.shared_axes]
-        for name, output in zip(self.output_names, outputs, strict=True):
-            if output.ndim != self.output_rank or output.shape[: len(shared)] != shared:
+        for output in outputs:
+            shape = output.shape
+            if len(shape) != rank or shape[: len(shared)] != shared:
+                name = next(name for name, given in zip(self.output_names, outputs, strict=True) if given is output)
                 raise FormatError(
-                    f"{self.bundle.path}: the graph gave {name} of shape {output.shape} "
+                    f"{self.bundle.path}: the graph gave {name} of shape {shape} "
                     f"for input_ids of shape {feeds['input_ids'].shape}"
                 )
         return outputs

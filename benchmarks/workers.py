@@ -113,6 +113,8 @@ def environment(**more: str) -> dict[str, str]:
         "ORT_DISABLE_TELEMETRY": "1",
         "OMP_NUM_THREADS": "2",
         "TOKENIZERS_PARALLELISM": "true",
+        # pip compiles what it installs; untorch runs from its sources, and is to be compiled once as well.
+        "PYTHONDONTWRITEBYTECODE": "",
         "TORCHINDUCTOR_CACHE_DIR": str(models.FOLDER / "inductor"),
         **more,
     }

@@ -135,7 +135,7 @@ def streams(bundle: Path, config: dict[str, Any], device: str, made: Texts) -> d
         answers: list[Any] = [None] * len(texts)
         begin = _clock()
         for rows in batching.plan(lengths, None, batching.MAX_TOKENS[device]):
-            for row, answer in zip(rows.tolist(), labels([texts[row] for row in rows.tolist()]), strict=True):
+            for row, answer in zip(rows, labels([texts[row] for row in rows]), strict=True):
                 answers[row] = answer
         if spans is not None:
             spans.append(("everything", begin, _clock()))

@@ -8,6 +8,7 @@ Names, arguments and results are those of `transformers`. The parts are loaded w
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,10 @@ if TYPE_CHECKING:
     from untorch.numerics import softmax
     from untorch.pipelines import pipeline
     from untorch.tokenizer import AutoTokenizer, BatchEncoding
+
+# From numpy's import on, OpenBLAS keeps its idle threads spinning for a tenth of a second, on the cores that a model is
+# being loaded on meanwhile (benchmarks/NOTES.md). 2^20 cycles, half a millisecond, bridge two products just as well.
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")
 
 _HOME = {
     "AutoModel": "model",

@@ -6,9 +6,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 Item = TypeVar("Item")
 
 # Most tokens of a batch, padding counted, by kind of device. On a CPU a batch should stay in the cache while it goes
@@ -17,19 +14,17 @@ Item = TypeVar("Item")
 MAX_TOKENS = {"cpu": 160, "cuda": 16384, "openvino": 160}
 
 
-def plan(lengths: Sequence[int], batch_size: int | None, max_tokens: int) -> list[NDArray[np.intp]]:
+def plan(lengths: Sequence[int], batch_size: int | None, max_tokens: int) -> list[list[int]]:
     """Partition rows of the given lengths (in tokens) into batches of row numbers.
 
     Rows are sorted by length first, so that a batch holds rows of about one length and little padding. A batch has
     at most `batch_size` rows, or without one at most `max_tokens` tokens, padding counted; a row that is longer runs
     alone.
     """
-    if len(lengths) == 1:
-        return [np.zeros(1, np.intp)]
-    order = np.argsort(np.asarray(lengths, dtype=np.intp), kind="stable")
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
     if batch_size is not None:
         return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    batches: list[NDArray[np.intp]] = []
+    batches: list[list[int]] = []
     start = 0
     for end in range(1, len(order) + 1):
         # Lengths grow, so the next row would set the padded length of the whole batch.

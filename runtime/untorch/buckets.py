@@ -7,8 +7,7 @@ launches, not by arithmetic, so padding one up to the next shape of a short ladd
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +26,7 @@ MAX_TOKENS = 1024
 PACKING_SHARE, PACKING_TOKENS = 0.2, 4096
 
 
-@dataclass(frozen=True)
-class Bucket:
+class Bucket(NamedTuple):
     """A fixed shape: rows and tokens a row."""
 
     batch: int

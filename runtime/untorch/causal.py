@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from untorch.aside import Aside
 from untorch.bundle import Bundle
 from untorch.config import ModelConfig
 from untorch.decoder import Cache, Decoder
@@ -211,16 +212,28 @@ class AutoModelForSeq2SeqLM(GenerativeModel):
 
     @classmethod
     def from_bundle(
-        cls, bundle: Bundle, *, device: str = "auto", precision: str = "auto", threads: int | None = None
+        cls,
+        bundle: Bundle,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        threads: int | None = None,
+        beside: Aside[Any] | None = None,
     ) -> Self:
-        """Load an opened bundle; see `from_pretrained`."""
+        """Load an opened bundle; see `AutoModel`."""
         if bundle.task and bundle.task not in cls.tasks:
             raise TaskError(
                 f"{bundle.path} was exported for {bundle.task}; {cls.__name__} needs an encoder-decoder. "
                 "Export the checkpoint with a task that has this head"
             )
         variant, [encoder, decoder] = open_model(
-            bundle, precision, cls.output_names, device=device, threads=threads, roles=("encoder", "decoder")
+            bundle,
+            precision,
+            cls.output_names,
+            device=device,
+            threads=threads,
+            roles=("encoder", "decoder"),
+            beside=beside,
         )
         with bundle.held():
             return cls(bundle, decoder, variant, ModelConfig.load(bundle.path), encoder)

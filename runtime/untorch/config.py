@@ -52,6 +52,11 @@ _NO_POSITION_TABLE = {
 _MAX_LABELS = 1_000_000
 
 
+class _Labels(dict[int, str]):
+    def __missing__(self, index: int) -> str:
+        raise FormatError(f"the graph scores a label {index}; config.json names {len(self)} labels, from 0")
+
+
 class ModelConfig:
     """Attributes of `config.json`, with transformers' defaults for labels. Unknown names raise AttributeError."""
 
@@ -61,7 +66,7 @@ class ModelConfig:
         if labels is None:
             labels = {index: f"LABEL_{index}" for index in range(self._count("num_labels", 2, _MAX_LABELS))}
         try:
-            self.id2label: dict[int, str] = {int(index): str(label) for index, label in labels.items()}
+            self.id2label: dict[int, str] = _Labels((int(index), str(label)) for index, label in labels.items())
         except (AttributeError, TypeError, ValueError) as error:
             raise FormatError(f"config.json: id2label is not a mapping of numbers to labels: {error}") from error
         self.label2id: dict[str, int] = {label: index for index, label in self.id2label.items()}
@@ -72,6 +77,8 @@ class ModelConfig:
         self._count("max_position_embeddings", 1)
         if self.model_type in _OFFSET_POSITIONS:
             self._count("pad_token_id", 1)
+        # Most tokens a sequence may have, None where positions are relative or rotary and nothing runs out.
+        self.max_sequence_length = self._max_sequence_length()
         if self.max_sequence_length is not None and self.max_sequence_length < 1:
             raise FormatError("config.json: max_position_embeddings leaves no room for a token")
 
@@ -111,18 +118,13 @@ class ModelConfig:
 
     def labels(self, count: int) -> list[str]:
         """The names of a head's `count` labels, in order. Raises FormatError where the config names fewer."""
-        try:
-            return [self.id2label[index] for index in range(count)]
-        except KeyError:
-            raise FormatError(f"the graph scores {count} labels; config.json names {self.num_labels}") from None
+        return [self.id2label[index] for index in range(count)]
 
     def to_dict(self) -> dict[str, Any]:
         """The config's values, labels with whole-number keys."""
         return {**self._values, "id2label": self.id2label, "label2id": self.label2id}
 
-    @property
-    def max_sequence_length(self) -> int | None:
-        """Most tokens a sequence may have, None where positions are relative or rotary and nothing runs out."""
+    def _max_sequence_length(self) -> int | None:
         limit = self.get("max_position_embeddings")
         if limit is None or self.model_type in _NO_POSITION_TABLE:
             return None

@@ -14,9 +14,8 @@ import math
 import re
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,8 +40,7 @@ _CUDNN = "libcudnn.so.9"
 _PACKAGES = (*dict.fromkeys(LIBRARIES.values()), "nvidia-cudnn-cu13")
 
 
-@dataclass(frozen=True)
-class Cuda:
+class Cuda(NamedTuple):
     """A driver and cards that answer. Versions are `major.minor`; `cards` are the cards' names by number."""
 
     driver: str

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from pathlib import PurePosixPath
+from typing import Any
 
 from untorch import buckets, inspection, kernels
+from untorch.aside import Aside
 from untorch.bundle import Bundle
 from untorch.errors import DeviceError, IntegrityError, TaskError
 from untorch.manifest import KERNELS, PACKED, Graph, Variant, preferred
@@ -40,18 +41,19 @@ def open_model(
     device: str,
     threads: int | None,
     roles: Sequence[str] = (),
+    beside: Aside[Any] | None = None,
 ) -> tuple[Variant, list[Session]]:
     """The variant that `precision` stands for on `device`, and sessions of its `roles` (default: what gives `outputs`).
 
     With the device `auto`, a card that turns out not to run the graphs is left for the CPU, and the log says why.
-    Raises what `open_session` raises.
+    What is to go on `beside` begins with the first session. Raises what `open_session` raises.
     """
     taken = resolve_device(device)
     while True:
         variant = choose_variant(bundle, precision, outputs, taken)
         try:
             return variant, [
-                open_session(bundle, variant, role, device=taken, threads=threads)
+                open_session(bundle, variant, role, device=taken, threads=threads, beside=beside)
                 for role in roles or (variant.role_for(outputs, taken),)
             ]
         except DeviceError as error:
@@ -61,8 +63,18 @@ def open_model(
             announce(taken)
 
 
-def open_session(bundle: Bundle, variant: Variant, role: str, *, device: str, threads: int | None) -> Session:
+def open_session(
+    bundle: Bundle,
+    variant: Variant,
+    role: str,
+    *,
+    device: str,
+    threads: int | None,
+    beside: Aside[Any] | None = None,
+) -> Session:
     """Open one graph of a variant, checked first: its digests, and what it declares.
+
+    ONNX Runtime leaves the interpreter free while it opens a graph; what is to go on `beside` begins then.
 
     Raises TaskError if there is no such graph, DeviceError for one that the device cannot run, DependencyError for one
     whose operators are not installed, IntegrityError or FormatError for one that is not what the manifest says or that
@@ -94,7 +106,10 @@ def open_session(bundle: Bundle, variant: Variant, role: str, *, device: str, th
     )
     for location in locations:
         bundle.file(str(PurePosixPath(graph.file).with_name(location)))
-    weights = _DigestCheck(bundle, graph)
+    weights = Aside(lambda: _check_weights(bundle, graph))
+    weights.begin()
+    if beside is not None:
+        beside.begin()
     session = Session(
         path,
         device=device,
@@ -104,30 +119,15 @@ def open_session(bundle: Bundle, variant: Variant, role: str, *, device: str, th
         capturable=buckets.is_bounded(graph.inputs) and not variant.precision.endswith(PACKED),
         kernels=own_operators,
     )
-    weights.finish()
+    weights.result()
     # What was hashed and inspected must be what ONNX Runtime opened.
     if bundle.identities(graph.files) != before:
         raise IntegrityError(f"{path} or its weights changed while they were loaded; load the bundle again")
     return session
 
 
-class _DigestCheck:
-    """Checks a graph's weight files in a thread; hashing and session building both leave the interpreter free."""
-
-    def __init__(self, bundle: Bundle, graph: Graph) -> None:
-        self._error: IntegrityError | None = None
-        self._thread = threading.Thread(target=self._run, args=(bundle, graph), daemon=True)
-        self._thread.start()
-
-    def _run(self, bundle: Bundle, graph: Graph) -> None:
-        try:
-            bundle.check(graph.data)
-        except IntegrityError as error:
-            self._error = error
-        except OSError as error:  # it went away between being found and being read
-            self._error = IntegrityError(f"{bundle.path} changed while it was loaded: {error}; load it again")
-
-    def finish(self) -> None:
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
+def _check_weights(bundle: Bundle, graph: Graph) -> None:
+    try:
+        bundle.check(graph.data)
+    except OSError as error:  # it went away between being found and being read
+        raise IntegrityError(f"{bundle.path} changed while it was loaded: {error}; load it again") from error

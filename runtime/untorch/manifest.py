@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from untorch.errors import FormatError, IntegrityError
 
@@ -33,8 +33,7 @@ _ONLY_ON = {PACKED: "cuda", KERNELS: "cpu"}
 _OWN = {"cpu": "int8", "cuda": "fp16"}
 
 
-@dataclass(frozen=True)
-class Tensor:
+class Tensor(NamedTuple):
     """A graph's input or output: its name, numpy dtype name and named axes."""
 
     name: str
@@ -162,8 +161,7 @@ class Variant:
         )
 
 
-@dataclass(frozen=True)
-class FileRecord:
+class FileRecord(NamedTuple):
     """Size in bytes and SHA-256 (hex) of one file of a bundle."""
 
     size: int

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from untorch import buckets
+from untorch.aside import Aside
 from untorch.batching import MAX_TOKENS
 from untorch.bundle import Bundle
 from untorch.config import ModelConfig
@@ -82,16 +83,24 @@ class AutoModel:
 
     @classmethod
     def from_bundle(
-        cls, bundle: Bundle, *, device: str = "auto", precision: str = "auto", threads: int | None = None
+        cls,
+        bundle: Bundle,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        threads: int | None = None,
+        beside: Aside[Any] | None = None,
     ) -> Self:
-        """Load an opened bundle; see `from_pretrained`."""
+        """Load an opened bundle; see `from_pretrained`. What is to go on `beside` begins when that gains something."""
         untold = (device, precision, threads) == ("auto", "auto", None)
         plan = remembered(bundle, cls.output_names) if untold else None
         if plan is not None and plan.device not in ("cpu", "openvino", resolve_device("auto")):
             plan = None  # the card that it was made on is not here today
         if plan is not None:
             device, precision, threads = plan.device, plan.precision, plan.threads
-        variant, [session] = open_model(bundle, precision, cls.output_names, device=device, threads=threads)
+        variant, [session] = open_model(
+            bundle, precision, cls.output_names, device=device, threads=threads, beside=beside
+        )
         outputs = {tensor.name: len(tensor.axes) for tensor in session.outputs}
         other_task = cls.tasks and bundle.task and bundle.task not in cls.tasks
         if other_task or any(outputs.get(name) != cls.output_rank for name in cls.output_names):
@@ -178,12 +187,15 @@ class AutoModel:
         """
         packs = self.packed is not None and buckets.packs(feeds["attention_mask"])
         session = self.packed if packs and self.packed is not None else self.session
+        # A run drives everything else out of the processor's caches, so that little should be looked up after it.
+        rank, shared = self.output_rank, feeds["input_ids"].shape[: self.shared_axes]
         outputs = session.run(feeds, self.output_names)
-        shared = feeds["input_ids"].shape[: self.shared_axes]
-        for name, output in zip(self.output_names, outputs, strict=True):
-            if output.ndim != self.output_rank or output.shape[: len(shared)] != shared:
+        for output in outputs:
+            shape = output.shape
+            if len(shape) != rank or shape[: len(shared)] != shared:
+                name = next(name for name, given in zip(self.output_names, outputs, strict=True) if given is output)
                 raise FormatError(
-                    f"{self.bundle.path}: the graph gave {name} of shape {output.shape} "
+                    f"{self.bundle.path}: the graph gave {name} of shape {shape} "
                     f"for input_ids of shape {feeds['input_ids'].shape}"
                 )
         return outputs

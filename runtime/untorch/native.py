@@ -9,10 +9,20 @@ from __future__ import annotations
 import atexit
 import os
 import threading
+import time
+from collections.abc import Callable
+from threading import get_ident
+from typing import ParamSpec, TypeVar
+
+_Given = ParamSpec("_Given")
+_Result = TypeVar("_Result")
 
 
 class _Calls:
-    """Counts the calls that are under way; `with calls:` is one."""
+    """The calls that are under way, by their threads. A thread has one at a time.
+
+    There is no lock, which every call would pay for: adding to a set is one step of the interpreter's.
+    """
 
     def __init__(self) -> None:
         self._reset()
@@ -21,28 +31,33 @@ class _Calls:
         atexit.register(self._end)
 
     def _reset(self) -> None:
-        self._changed = threading.Condition(threading.Lock())
-        self._running = 0
+        self._main = threading.main_thread().ident
+        self._running: set[int] = set()
         self._ended = False
+        # Another object in every process; comparing it costs a call less than asking for the process's number.
+        self.process = object()
 
-    def __enter__(self) -> None:
-        with self._changed:
-            late = self._ended and threading.current_thread().daemon
-            if not late:
-                self._running += 1
-        if late:
+    def __call__(
+        self, function: Callable[_Given, _Result], *arguments: _Given.args, **keywords: _Given.kwargs
+    ) -> _Result:
+        """Call `function`, which is native code."""
+        thread = get_ident()
+        if thread == self._main:  # which does not end before its calls do
+            return function(*arguments, **keywords)
+        # Before it looks whether the end has come: the end comes before it looks who is running.
+        self._running.add(thread)
+        if self._ended and threading.current_thread().daemon:
+            self._running.discard(thread)
             threading.Event().wait()  # for the process to end, which it does by itself
-
-    def __exit__(self, *_: object) -> None:
-        with self._changed:
-            self._running -= 1
-            if self._ended:
-                self._changed.notify_all()
+        try:
+            return function(*arguments, **keywords)
+        finally:
+            self._running.discard(thread)
 
     def _end(self) -> None:
-        with self._changed:
-            self._ended = True
-            self._changed.wait_for(lambda: not self._running)
+        self._ended = True
+        while self._running:
+            time.sleep(0.001)
 
 
 calls = _Calls()

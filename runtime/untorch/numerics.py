@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import exp
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,27 @@ def sigmoid(logits: Array) -> Array:
 
 # What makes scores of logits, by transformers' names for `function_to_apply`.
 FUNCTIONS: dict[str, Callable[[Array], Array]] = {"softmax": softmax, "sigmoid": sigmoid, "none": np.asarray}
+
+
+def softmax_row(logits: list[float]) -> list[float]:
+    """Softmax of one row, in double precision."""
+    highest = max(logits)
+    exponentials = [exp(logit - highest) for logit in logits]
+    total = sum(exponentials)
+    return [value / total for value in exponentials]
+
+
+def sigmoid_row(logits: list[float]) -> list[float]:
+    """1 / (1 + exp(-x)) of each number of a row, in double precision."""
+    return [1 / (1 + exp(-x)) if x >= 0 else exp(x) / (1 + exp(x)) for x in logits]
+
+
+# The same for one row, which is a list: with a few numbers that is much sooner done.
+ROW_FUNCTIONS: dict[str, Callable[[list[float]], list[float]]] = {
+    "softmax": softmax_row,
+    "sigmoid": sigmoid_row,
+    "none": list,
+}
 
 
 def normalize(vectors: Array, axis: int = -1) -> Array:

@@ -11,9 +11,8 @@ import logging
 import os
 import platform
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from untorch import kernels
 from untorch.bundle import Bundle, digest
@@ -24,8 +23,7 @@ from untorch.manifest import KERNELS, MANIFEST
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """Which variant runs on which device, and how its batches share the cores.
 
     `threads` is the size of a session's pool, `callers` how many batches run at once, `max_tokens` the most tokens of
@@ -96,7 +94,7 @@ def remember(bundle: Bundle, plan: Plan, measured: dict[str, Any]) -> Path:
     path = file_for(bundle)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False, encoding="utf-8") as file:
-        json.dump({"plan": asdict(plan), "bundle": str(bundle.path), **measured}, file, indent=2)
+        json.dump({"plan": plan._asdict(), "bundle": str(bundle.path), **measured}, file, indent=2)
     Path(file.name).replace(path)
     return path
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from untorch import cuda, openvino
 from untorch.errors import DeviceError, UntorchError
@@ -100,8 +99,7 @@ def cuda_options(device: str, *, graphs: bool = False) -> dict[str, str]:
     return {**options, "enable_cuda_graph": "1"} if graphs else options
 
 
-@dataclass(frozen=True)
-class Node:
+class Node(NamedTuple):
     """A node of a graph as ONNX Runtime placed it: provider, operator and name."""
 
     provider: str

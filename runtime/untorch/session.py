@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,7 +62,7 @@ class Session:
         capturable: bool = False,
         kernels: bool = False,
     ) -> None:
-        self._process = os.getpid()
+        self._process = native.calls.process
         self._own_operators = kernels
         self.device = providers.resolve_device(device)
         self.threads = threads or usable_cores()
@@ -143,12 +142,12 @@ class Session:
 
         Raises UntorchError with ONNX Runtime's own message if the run fails.
         """
-        self._refuse_after_fork()
+        if native.calls.process is not self._process:
+            raise _after_fork()
         try:
-            with native.calls:
-                if self._card is not None:
-                    return self._card.run(feeds, outputs or [tensor.name for tensor in self.outputs])
-                return self._session.run(outputs, feeds)  # type: ignore[no-any-return]
+            if self._card is not None:
+                return native.calls(self._card.run, feeds, outputs or [tensor.name for tensor in self.outputs])
+            return native.calls(self._session.run, outputs, feeds)
         except Exception as error:
             shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in feeds.items())
             raise UntorchError(f"ONNX Runtime failed on inputs {shapes}: {_first_line(error)}") from error
@@ -182,7 +181,8 @@ class Session:
 
         Raises UntorchError with ONNX Runtime's own message if the run fails.
         """
-        self._refuse_after_fork()
+        if native.calls.process is not self._process:
+            raise _after_fork()
         kind, index = self._place
         binding = self._session.io_binding()
         try:
@@ -195,21 +195,12 @@ class Session:
                 binding.bind_output(name)
             for name in values:
                 binding.bind_output(name, kind, index)
-            with native.calls:
-                self._session.run_with_iobinding(binding)
+            native.calls(self._session.run_with_iobinding, binding)
         except Exception as error:
             shapes = ", ".join(f"{name} {list(_shape(feed))}" for name, feed in feeds.items())
             raise UntorchError(f"ONNX Runtime failed on inputs {shapes}: {_first_line(error)}") from error
         results = binding.get_outputs()
         return [result.numpy() for result in results[: len(arrays)]], list(results[len(arrays) :])
-
-    def _refuse_after_fork(self) -> None:
-        # ONNX Runtime's threads stay behind in the parent: a run in the child would wait for them forever.
-        if os.getpid() != self._process:
-            raise UntorchError(
-                "this model was loaded before os.fork(), and its threads did not come along. "
-                "Load it in the child process, or start processes with the spawn method"
-            )
 
     @property
     def _place(self) -> tuple[str, int]:
@@ -224,6 +215,14 @@ def _shape(feed: NDArray[Any] | Value) -> Sequence[int]:
 
 def _tensor(item: Any) -> Tensor:
     return Tensor(item.name, _DTYPES.get(item.type, item.type), tuple(item.shape))
+
+
+def _after_fork() -> UntorchError:
+    # ONNX Runtime's threads stay behind in the parent: a run in the child would wait for them forever.
+    return UntorchError(
+        "this model was loaded before os.fork(), and its threads did not come along. "
+        "Load it in the child process, or start processes with the spawn method"
+    )
 
 
 def _first_line(error: Exception) -> str:

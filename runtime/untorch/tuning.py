@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ class Trial:
 
     def to_json(self) -> dict[str, Any]:
         """As plain data."""
-        return asdict(self)
+        return {**asdict(self), "plan": self.plan._asdict()}
 
 
 def trials(bundle: Bundle, *, task: str | None = None) -> Iterator[Trial]:
@@ -120,11 +120,11 @@ def _batchings(pool: Plan) -> Iterator[Plan]:
     cores = 1 if pool.device.startswith("cuda") else usable_cores()
     for callers in sorted({cores if pool.threads == 1 else 1, cores}):
         for max_tokens in _sizes(pool.device):
-            yield replace(pool, callers=callers, max_tokens=max_tokens)
+            yield pool._replace(callers=callers, max_tokens=max_tokens)
 
 
 def _measured(bundle: Bundle, task: str, pool: Plan) -> Iterator[Trial]:
-    job = json.dumps({"folder": str(bundle.path), "task": task, "pool": asdict(pool)})
+    job = json.dumps({"folder": str(bundle.path), "task": task, "pool": pool._asdict()})
     command = [sys.executable, "-m", "untorch.tuning", job]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT)

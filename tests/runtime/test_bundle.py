@@ -95,6 +95,13 @@ def test_a_link_out_of_the_bundle_is_refused(copy, tmp_path):
         Bundle(copy)
 
 
+def test_a_folder_that_is_a_link_out_of_the_bundle_is_refused(copy, tmp_path):
+    (copy / "onnx").rename(tmp_path / "elsewhere")
+    (copy / "onnx").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(IntegrityError, match="leads out of the bundle"):
+        Bundle(copy)
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", "{", '{"format_version": "1"}', '{"format_version": 1}', "\x00"])
 def test_a_malformed_manifest_is_a_format_error(copy, content):
     (copy / "untorch.json").write_text(content)

@@ -33,6 +33,13 @@ def test_sigmoid_is_torch_sigmoid(values):
     np.testing.assert_allclose(numerics.sigmoid(values), torch.sigmoid(torch.from_numpy(values)).numpy(), atol=1e-6)
 
 
+@given(st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=20))
+def test_a_row_has_the_values_of_torch_in_double_precision(row):
+    values = torch.tensor(row, dtype=torch.float64)
+    np.testing.assert_allclose(numerics.softmax_row(row), torch.softmax(values, -1).numpy(), rtol=1e-12)
+    np.testing.assert_allclose(numerics.sigmoid_row(row), torch.sigmoid(values).numpy(), rtol=1e-12, atol=1e-300)
+
+
 def test_softmax_takes_lists_and_other_axes():
     np.testing.assert_allclose(softmax([[0.0, 0.0], [1.0, 1.0]], axis=0).sum(0), [1, 1])
 

@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from untorch.aside import Aside
 from untorch.bundle import Bundle
 from untorch.errors import TaskError
 from untorch.hub import default_model, resolve
@@ -75,13 +76,21 @@ def pipeline(
     if name == "translation" and task is not None:
         name = task  # translation_xx_to_yy: the languages are the pipeline's to read
     with bundle.held():
+        reading = Aside(lambda: _tokenizer(tokenizer, bundle))
         if not isinstance(model, AutoModel):
-            model = pipeline_class.model_class.from_bundle(bundle, device=device, precision=precision, threads=threads)
-        if tokenizer is None or isinstance(tokenizer, (str, os.PathLike)):
-            from untorch.tokenizer import Tokenizer
+            model = pipeline_class.model_class.from_bundle(
+                bundle, device=device, precision=precision, threads=threads, beside=reading
+            )
+        read = reading.result()
+        return pipeline_class(name, model, read, batch_size=batch_size, **arguments)  # type: ignore[no-any-return]
 
-            tokenizer = Tokenizer.from_bundle(bundle) if tokenizer is None else Tokenizer.from_pretrained(tokenizer)
-        return pipeline_class(name, model, tokenizer, batch_size=batch_size, **arguments)  # type: ignore[no-any-return]
+
+def _tokenizer(given: str | os.PathLike[str] | Tokenizer | None, bundle: Bundle) -> Tokenizer:
+    from untorch.tokenizer import Tokenizer
+
+    if given is None:
+        return Tokenizer.from_bundle(bundle)
+    return Tokenizer.from_pretrained(given) if isinstance(given, (str, os.PathLike)) else given
 
 
 def _canonical(task: str) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -56,7 +55,7 @@ class Pipeline:
         self.tokenizer = tokenizer
         self._batch_size = batch_size
         self._defaults = defaults
-        self._parameters(defaults)
+        self._default_parameters = self._parameters(defaults)
 
     @property
     def device(self) -> str:
@@ -74,7 +73,7 @@ class Pipeline:
 
     def __call__(self, inputs: Any, *, batch_size: int | None = None, **arguments: Any) -> Any:
         """Answer one input, a list, or a generator; `batch_size` fixes the rows of a batch (default: by tokens)."""
-        parameters = self._parameters({**self._defaults, **arguments})
+        parameters = self._parameters({**self._defaults, **arguments}) if arguments else self._default_parameters
         batch_size = batch_size or self._batch_size
         if isinstance(inputs, GeneratorType):
             return self._stream(inputs, batch_size, parameters)
@@ -103,17 +102,17 @@ class Pipeline:
         self, texts: Sequence[str], pairs: Sequence[str] | None, arguments: Mapping[str, Any]
     ) -> list[Encoding]:
         """Tokenize without padding, and refuse what the model cannot take."""
-        unknown = set(arguments) - _FAST_ARGUMENTS
-        if unknown:
+        if arguments and (unknown := set(arguments) - _FAST_ARGUMENTS):
             raise InputError(
                 f"{self.task} takes no argument {', '.join(sorted(unknown))}; "
                 f"of the tokenizer's it takes {', '.join(sorted(_FAST_ARGUMENTS))}"
             )
+        truncation = truncates(arguments.get("truncation"))
         encodings = self.tokenizer.encode_ids(
             texts,
             pairs,
-            truncation=truncates(arguments.get("truncation")),
-            max_length=arguments.get("max_length") or self.max_length,
+            truncation=truncation,
+            max_length=(arguments.get("max_length") or self.max_length) if truncation else None,
             add_special_tokens=arguments.get("add_special_tokens", True),
         )
         self._check_lengths(encodings)
@@ -186,21 +185,33 @@ class Pipeline:
         texts = [text for text in item.values() if isinstance(text, str)] if isinstance(item, dict) else [item]
         return sum(len(encoding) for encoding in self.tokenizer.encode_ids(texts))
 
-    def _forward(self, encodings: Sequence[Encoding], batch_size: int | None) -> Iterator[tuple[Array, list[Array]]]:
-        """Run length-sorted batches. Yields (row numbers, this model's outputs for those rows, padding included).
+    def _forward(
+        self, encodings: Sequence[Encoding], batch_size: int | None
+    ) -> Iterable[tuple[list[int], list[Array]]]:
+        """Run length-sorted batches. Gives (row numbers, this model's outputs for those rows, padding included).
 
         Padding stands on the right, whatever the tokenizer's side: a row's positions are then those it has alone.
         """
-        names = self.model.input_names
+        if len(encodings) == 1:
+            return [([0], self._run(encodings))]
+        return self._run_batches(encodings, batch_size)
 
-        def run(rows: Array) -> tuple[Array, list[Array]]:
-            batch = [encodings[row] for row in rows.tolist()]
-            return rows, self.model.forward(self.tokenizer.collate(batch, names, padding_side="right"))
+    def _run(self, batch: Sequence[Encoding]) -> list[Array]:
+        return self.model.forward(self.tokenizer.collate(batch, self.model.input_names, padding_side="right"))
+
+    def _run_batches(
+        self, encodings: Sequence[Encoding], batch_size: int | None
+    ) -> Iterator[tuple[list[int], list[Array]]]:
+        def run(rows: list[int]) -> tuple[list[int], list[Array]]:
+            return rows, self._run([encodings[row] for row in rows])
 
         batches = batching.plan([len(encoding) for encoding in encodings], batch_size, self.max_batch_tokens)
         if len(batches) == 1 or self.model.callers == 1:
             yield from map(run, batches)
             return
+        # Imported here: a first answer to one text should not pay for it.
+        from concurrent.futures import ThreadPoolExecutor
+
         with ThreadPoolExecutor(self.model.callers, "untorch-forward") as pool:
             # The longest first, so that no core is left alone with one at the end.
             yield from pool.map(run, reversed(batches))
@@ -209,15 +220,15 @@ class Pipeline:
         """For every row its outputs, each cut to the row's own tokens (tokens, …)."""
         results: list[list[Array]] = [[] for _ in encodings]
         for rows, outputs in self._forward(encodings, batch_size):
-            for place, row in enumerate(rows.tolist()):
+            for place, row in enumerate(rows):
                 results[row] = [output[place, : len(encodings[row])] for output in outputs]
         return results
 
     def _vectors(self, encodings: Sequence[Encoding], batch_size: int | None) -> Array:
         """The first output of every row, for outputs without a token axis: (rows, …), in order."""
+        if len(encodings) == 1:
+            return self._run(encodings)[0]
         batches = list(self._forward(encodings, batch_size))
-        if len(batches) == 1 and len(batches[0][0]) == 1:
-            return batches[0][1][0]
         first = batches[0][1][0]
         vectors = np.empty((len(encodings), *first.shape[1:]), first.dtype)
         for rows, outputs in batches:

@@ -96,7 +96,7 @@ class FillMaskPipeline(Pipeline):
         masks = [self._masks(index, encoding) for index, encoding in enumerate(encodings)]
         answers: list[Any] = [None] * len(items)
         for rows, (logits, *_) in self._forward(encodings, batch_size):
-            for place, row in enumerate(rows.tolist()):
+            for place, row in enumerate(rows):
                 scores = softmax(logits[place, masks[row]])
                 answers[row] = self._fillings(encodings[row], masks[row], scores, parameters)
         return answers

@@ -174,7 +174,7 @@ class SentenceEmbeddingsPipeline(Pipeline):
         skipped = 0 if self.settings.include_prompt else self._prompt_length(parameters)
         vectors: list[Any] = [None] * len(items)
         for rows, (states, *_) in self._forward(encodings, batch_size):
-            lengths = np.array([len(encodings[row]) for row in rows.tolist()])[:, None]
+            lengths = np.array([len(encodings[row]) for row in rows])[:, None]
             places = np.arange(states.shape[1])[None, :]
             mask = (places >= skipped) & (places < lengths)
             pooled = np.concatenate([pool(states, mask, mode) for mode in parameters.pooling], axis=-1)
@@ -183,7 +183,7 @@ class SentenceEmbeddingsPipeline(Pipeline):
             pooled = pooled[:, : parameters.truncate_dim]
             if parameters.normalize:
                 pooled = normalize(pooled)
-            for row, vector in zip(rows.tolist(), pooled, strict=True):
+            for row, vector in zip(rows, pooled, strict=True):
                 vectors[row] = vector
         return vectors
 

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from untorch.errors import InputError
 from untorch.heads import AutoModelForSequenceClassification
-from untorch.numerics import FUNCTIONS, Array
+from untorch.numerics import ROW_FUNCTIONS
 from untorch.pipelines.base import Pipeline
 
 
-@dataclass(frozen=True)
-class _Parameters:
+class _Parameters(NamedTuple):
     top_k: int | None
     named_top_k: bool
-    function: Callable[[Array], Array]
+    function: Callable[[list[float]], list[float]]
     tokenizer: dict[str, Any]
 
 
@@ -49,9 +45,9 @@ class TextClassificationPipeline(Pipeline):
         if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
             raise InputError(f"top_k is {top_k!r}; it is a number from 1, or None for all labels")
         function = arguments.pop("function_to_apply", None) or self._default_function()
-        if str(function).lower() not in FUNCTIONS:
+        if str(function).lower() not in ROW_FUNCTIONS:
             raise InputError(f"unknown function_to_apply {function!r}; choose softmax, sigmoid or none")
-        return _Parameters(top_k, named, FUNCTIONS[str(function).lower()], arguments)
+        return _Parameters(top_k, named, ROW_FUNCTIONS[str(function).lower()], arguments)
 
     def _default_function(self) -> str:
         config = self.model.config
@@ -65,25 +61,28 @@ class TextClassificationPipeline(Pipeline):
         if not items:
             return []
         texts, pairs = _split_pairs(items)
-        logits = self._vectors(self._encode(texts, pairs, parameters.tokenizer), batch_size)
-        scores = parameters.function(logits)
-        labels = self.model.config.labels(scores.shape[-1])
-        if parameters.top_k == 1 and not parameters.named_top_k:
-            best = scores.argmax(axis=-1).tolist()
-            return [
-                {"label": labels[index], "score": row[index]} for index, row in zip(best, scores.tolist(), strict=True)
-            ]
-        # A stable sort of the negated scores keeps tied labels in the model's order, as sorted() does.
-        order = np.argsort(-scores, axis=-1, kind="stable")[:, : parameters.top_k]
-        return [
-            [{"label": labels[index], "score": row_scores[index]} for index in row]
-            for row, row_scores in zip(order.tolist(), scores.tolist(), strict=True)
-        ]
+        config = self.model.config
+        names = config.id2label
+        # A row is a handful of numbers, and Python is done with them before numpy has begun.
+        logits = self._vectors(self._encode(texts, pairs, parameters.tokenizer), batch_size).tolist()
+        if len(logits[0]) > len(names):
+            config.labels(len(logits[0]))  # raises: the config names too few
+        answers: list[Any] = []
+        for row in logits:
+            scores = parameters.function(row)
+            if parameters.top_k == 1 and not parameters.named_top_k:
+                best = scores.index(max(scores))
+                answers.append({"label": names[best], "score": scores[best]})
+            else:
+                # The sort is stable, so that tied labels keep the model's order.
+                order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)[: parameters.top_k]
+                answers.append([{"label": names[index], "score": scores[index]} for index in order])
+        return answers
 
 
 def _split_pairs(items: list[Any]) -> tuple[list[Any], list[Any] | None]:
     """Texts and second texts of mixed items; None for the second where no item is a pair."""
-    if all(isinstance(item, str) for item in items):
+    if set(map(type, items)) == {str}:
         return items, None
     split = [_pair(item) for item in items]
     paired = [second is not None for _, second in split]

@@ -10,8 +10,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokenizers import Encoding
 from tokenizers import Tokenizer as RustTokenizer
@@ -22,8 +21,7 @@ from untorch.errors import InputError
 _VIEWS_KEPT = 16
 
 
-@dataclass(frozen=True, slots=True)
-class TruncationSettings:
+class TruncationSettings(NamedTuple):
     """Where to cut: lengths in tokens, special tokens included."""
 
     max_length: int
@@ -64,13 +62,14 @@ class Backend:
         Without `offsets` it is faster and the encodings' offsets are all zero. Raises InputError for
         anything that is not text, and for a truncation that cannot be done.
         """
-        tokenizer = self._view(truncation, split_special_tokens)
+        # As a rule nothing is cut and no special token split, and there is nothing to look up.
+        plain = truncation is None and not split_special_tokens
+        tokenizer = self.tokenizer if plain else self._view(truncation, split_special_tokens)
         encode = tokenizer.encode_batch if offsets else tokenizer.encode_batch_fast
         try:
-            with native.calls:
-                encodings: list[Encoding] = encode(
-                    inputs, is_pretokenized=is_pretokenized, add_special_tokens=add_special_tokens
-                )
+            encodings: list[Encoding] = native.calls(
+                encode, inputs, is_pretokenized=is_pretokenized, add_special_tokens=add_special_tokens
+            )
         except BaseException as error:
             # A panic in Rust arrives as a BaseException of its own kind; interrupts must pass.
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
@@ -79,8 +78,6 @@ class Backend:
         return encodings
 
     def _view(self, truncation: TruncationSettings | None, split_special_tokens: bool) -> RustTokenizer:
-        if truncation is None and not split_special_tokens:
-            return self.tokenizer
         key = (truncation, split_special_tokens)
         with self._lock:
             view = self._views.get(key)

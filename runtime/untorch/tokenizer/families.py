@@ -13,26 +13,26 @@ when a config sets `add_prefix_space`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from tokenizers import AddedToken
 
 Sync = Literal["bert", "bert_latin", "roberta", "bloom"]
 
+_NOTHING: Mapping[str, Any] = {}
 
-@dataclass(frozen=True)
-class Family:
+
+class Family(NamedTuple):
     """Class-level defaults and the adjustments the class makes to the Rust tokenizer on loading."""
 
-    special_tokens: Mapping[str, str] = field(default_factory=dict)
-    token_flags: Mapping[str, Mapping[str, bool]] = field(default_factory=dict)
+    special_tokens: Mapping[str, str] = _NOTHING
+    token_flags: Mapping[str, Mapping[str, bool]] = _NOTHING
     """How a special token given as a bare string becomes an `AddedToken`, by its name."""
     additional_special_tokens: tuple[str, ...] = ()
     model_input_names: tuple[str, ...] = ("input_ids", "attention_mask")
     padding_side: Literal["left", "right"] = "right"
     pad_token_type_id: int = 0
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = _NOTHING
     """Settings other than special tokens, such as `do_lower_case`."""
     sync: Sync | None = None
     """`bert`: lower-casing, accents and Chinese characters of the normalizer follow the config
@@ -99,11 +99,11 @@ _XLNET = Family(
     padding_side="left",
     pad_token_type_id=3,
 )
-_MBART = replace(_XLM_ROBERTA, language="suffix", defaults={"src_lang": "en_XX"})
+_MBART = _XLM_ROBERTA._replace(language="suffix", defaults={"src_lang": "en_XX"})
 
 FAMILIES: dict[str, Family] = {
     "Albert": Family(_ALBERT_TOKENS, _LSTRIP_RAW, model_input_names=_TYPED),
-    "Bart": replace(_ROBERTA, token_flags=_LSTRIP_NORMALIZED),
+    "Bart": _ROBERTA._replace(token_flags=_LSTRIP_NORMALIZED),
     "Barthez": _XLM_ROBERTA,
     "Bert": _BERT,
     "BigBird": Family(
@@ -123,7 +123,7 @@ FAMILIES: dict[str, Family] = {
         additional_special_tokens=("<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED"),
     ),
     "CodeGen": _GPT2,
-    "CodeLlama": replace(_LLAMA, additional_special_tokens=("▁<PRE>", "▁<MID>", "▁<SUF>", "▁<EOT>")),
+    "CodeLlama": _LLAMA._replace(additional_special_tokens=("▁<PRE>", "▁<MID>", "▁<SUF>", "▁<EOT>")),
     "Cohere": Family(
         _tokens(unk="<UNK>", bos="<BOS_TOKEN>", eos="<|END_OF_TURN_TOKEN|>"),
         padding_side="left",
@@ -135,7 +135,7 @@ FAMILIES: dict[str, Family] = {
     "ConvBert": _BERT,
     "DPRContextEncoder": _BERT,
     "DPRQuestionEncoder": _BERT,
-    "DPRReader": replace(_BERT, model_input_names=("input_ids", "attention_mask")),
+    "DPRReader": _BERT._replace(model_input_names=("input_ids", "attention_mask")),
     "Deberta": Family(
         _tokens(bos="[CLS]", eos="[SEP]", sep="[SEP]", cls="[CLS]", unk="[UNK]", pad="[PAD]", mask="[MASK]"),
         model_input_names=("input_ids", "attention_mask", "token_type_ids"),
@@ -145,33 +145,31 @@ FAMILIES: dict[str, Family] = {
         _tokens(bos="[CLS]", eos="[SEP]", unk="[UNK]", sep="[SEP]", pad="[PAD]", cls="[CLS]", mask="[MASK]"),
         model_input_names=_TYPED,
     ),
-    "DistilBert": replace(_BERT, model_input_names=("input_ids", "attention_mask")),
+    "DistilBert": _BERT._replace(model_input_names=("input_ids", "attention_mask")),
     "Electra": _BERT,
     "FNet": Family(
         _tokens(unk="<unk>", sep="[SEP]", pad="<pad>", cls="[CLS]", mask="[MASK]"),
         _rich("cls", "sep", lstrip=False) | _LSTRIP,
         model_input_names=("input_ids", "token_type_ids"),
     ),
-    "Funnel": replace(
-        _BERT,
+    "Funnel": _BERT._replace(
         special_tokens=_tokens(
             unk="<unk>", sep="<sep>", pad="<pad>", cls="<cls>", mask="<mask>", bos="<s>", eos="</s>"
         ),
     ),
     "GPT2": _GPT2,
     "GPTNeoX": Family(_GPT2_TOKENS, defaults={"add_bos_token": False, "add_eos_token": False}, bos_eos=True),
-    "Gemma": replace(_LLAMA, special_tokens=_tokens(unk="<unk>", bos="<bos>", eos="<eos>", pad="<pad>")),
+    "Gemma": _LLAMA._replace(special_tokens=_tokens(unk="<unk>", bos="<bos>", eos="<eos>", pad="<pad>")),
     "Herbert": Family(
         _tokens(cls="<s>", unk="<unk>", pad="<pad>", mask="<mask>", sep="</s>"), model_input_names=_TYPED
     ),
-    "LED": replace(_ROBERTA, token_flags=_LSTRIP_NORMALIZED),
+    "LED": _ROBERTA._replace(token_flags=_LSTRIP_NORMALIZED),
     "LayoutLM": _BERT,
     "Llama": _LLAMA,
     "Longformer": _ROBERTA,
     "Lxmert": _BERT,
     "MBart": _MBART,
-    "MBart50": replace(
-        _MBART,
+    "MBart50": _MBART._replace(
         special_tokens={name: token for name, token in _ROBERTA_TOKENS.items() if name != "bos_token"},
         language="prefix",
     ),
@@ -183,7 +181,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "MT5": Family(_T5_TOKENS),
     "MobileBert": _BERT,
-    "Mvp": replace(_ROBERTA, token_flags=_ALL_RICH),
+    "Mvp": _ROBERTA._replace(token_flags=_ALL_RICH),
     "Nllb": Family(_ROBERTA_TOKENS, _LSTRIP_NORMALIZED, defaults={"src_lang": "eng_Latn"}, language="prefix"),
     "OpenAIGPT": Family(_tokens(unk="<unk>")),
     "Pegasus": Family(_tokens(pad="<pad>", eos="</s>", unk="<unk>", mask="<mask_2>")),
@@ -194,15 +192,14 @@ FAMILIES: dict[str, Family] = {
     "Realm": _BERT,
     "Reformer": Family(_tokens(eos="</s>", unk="<unk>")),
     "RemBert": Family(_ALBERT_TOKENS, _LSTRIP, model_input_names=_TYPED),
-    "RetriBert": replace(_BERT, model_input_names=("input_ids", "attention_mask")),
+    "RetriBert": _BERT._replace(model_input_names=("input_ids", "attention_mask")),
     "Roberta": _ROBERTA,
     "SeamlessM4T": Family(
         {name: token for name, token in _ROBERTA_TOKENS.items() if name != "mask_token"},
         defaults={"src_lang": "__eng__"},
         language="prefix",
     ),
-    "Splinter": replace(
-        _BERT,
+    "Splinter": _BERT._replace(
         additional_special_tokens=("[QUESTION]",),
         defaults={"do_lower_case": True, "strip_accents": None},
         sync="bert_latin",

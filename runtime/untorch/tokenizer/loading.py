@@ -8,9 +8,8 @@ files disagree, the one transformers 4.57.6 would believe is believed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as RustTokenizer
@@ -26,8 +25,7 @@ TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", 
 ADDITIONAL = "additional_special_tokens"
 
 
-@dataclass
-class Settings:
+class Settings(NamedTuple):
     """Everything about a tokenizer that the Rust tokenizer does not hold."""
 
     family: Family

@@ -5,7 +5,8 @@ Padding happens here, on data that belongs to one call, never inside the shared 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,23 @@ def padded_length(longest: int, multiple: int | None) -> int:
     return -(-longest // multiple) * multiple if multiple else longest
 
 
+# What of an encoding goes into a graph's inputs.
+_READERS: dict[str, Callable[[Encoding], list[int]]] = {
+    "input_ids": attrgetter("ids"),
+    "attention_mask": attrgetter("attention_mask"),
+    "token_type_ids": attrgetter("type_ids"),
+}
+
+
+def stack(encodings: Sequence[Encoding], names: Collection[str], dtype: DTypeLike) -> dict[str, Array]:
+    """(batch, width) arrays of `input_ids`, `attention_mask`, `token_type_ids`, as far as asked for, of equal rows."""
+    arrays = {}
+    for name, read in _READERS.items():
+        if name in names:
+            arrays[name] = np.array([read(encoding) for encoding in encodings], dtype)
+    return arrays
+
+
 def collate(
     encodings: Sequence[Encoding],
     names: Collection[str],
@@ -33,40 +51,16 @@ def collate(
     left: bool,
     dtype: DTypeLike,
 ) -> dict[str, Array]:
-    """Fill (batch, width) arrays of `input_ids`, `attention_mask`, `token_type_ids`, as far as asked for."""
-    shape = len(encodings), width
+    """The same of rows of at most `width` tokens, which are padded to it."""
+    fills = {"input_ids": pad_id, "attention_mask": 0, "token_type_ids": pad_type_id}
     arrays: dict[str, Array] = {}
-    lengths = np.fromiter(map(len, encodings), np.intp, len(encodings))
-    if (lengths == width).all():  # nothing to pad, as with one text: no mask to compute, no rows to place
-        for name, read in (("input_ids", _ids), ("token_type_ids", _type_ids)):
-            if name in names:
-                arrays[name] = np.array([read(encoding) for encoding in encodings], dtype).reshape(shape)
-        if "attention_mask" in names:
-            arrays["attention_mask"] = np.ones(shape, dtype)
-        return arrays
-    for name, pad, read in (
-        ("input_ids", pad_id, _ids),
-        ("token_type_ids", pad_type_id, _type_ids),
-    ):
+    for name, read in _READERS.items():
         if name in names:
-            array = arrays[name] = np.full(shape, pad, dtype)
-            for row, encoding, length in zip(array, encodings, lengths, strict=True):
-                row[width - length if left else 0 : width if left else length] = read(encoding)
-    if "attention_mask" in names:
-        columns = np.arange(width)
-        real = columns >= (width - lengths)[:, None] if left else columns < lengths[:, None]
-        arrays["attention_mask"] = real.astype(dtype)
+            array = arrays[name] = np.full((len(encodings), width), fills[name], dtype)
+            for row, encoding in zip(array, encodings, strict=True):
+                values = read(encoding)
+                row[width - len(values) if left else 0 : width if left else len(values)] = values
     return arrays
-
-
-def _ids(encoding: Encoding) -> list[int]:
-    ids: list[int] = encoding.ids
-    return ids
-
-
-def _type_ids(encoding: Encoding) -> list[int]:
-    type_ids: list[int] = encoding.type_ids
-    return type_ids
 
 
 def pad_columns(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 from untorch.errors import InputError
 
@@ -38,8 +37,7 @@ _TRUNCATION: dict[object, Truncation] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class CallOptions:
+class CallOptions(NamedTuple):
     """The arguments of a tokenizer call, with transformers' names and defaults."""
 
     add_special_tokens: bool = True
@@ -61,8 +59,7 @@ class CallOptions:
     split_special_tokens: bool | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Strategy:
+class Strategy(NamedTuple):
     """How a call pads and truncates, decided; `max_length` is None when nothing needs it."""
 
     padding: Padding

@@ -26,6 +26,8 @@ from untorch.tokenizer.vocabulary import Vocabulary
 
 _log = logging.getLogger("untorch.tokenizer")
 
+_INT64 = np.dtype(np.int64)
+
 Text = str | Sequence[str] | Sequence[Sequence[str]]
 
 
@@ -202,7 +204,7 @@ class Tokenizer(ChatTemplates, Vocabulary):
         encodings: Sequence[Encoding],
         names: Collection[str],
         pad_to: int | None = None,
-        dtype: DTypeLike = np.int64,
+        dtype: DTypeLike = _INT64,
         padding_side: str | None = None,
     ) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
         """Arrays of shape (batch, sequence) from encodings, padded on `padding_side` (default: the tokenizer's).
@@ -211,14 +213,17 @@ class Tokenizer(ChatTemplates, Vocabulary):
         Rows are as long as the longest, and at least `pad_to`. Raises InputError when rows must be padded
         and there is no pad token.
         """
-        lengths = [len(encoding) for encoding in encodings]
-        width = max([pad_to or 0, *lengths])
-        pad_id = self._pad_id() if any(length != width for length in lengths) else 0
+        if len(encodings) == 1 and pad_to is None:
+            return pads.stack(encodings, names, dtype)
+        lengths = list(map(len, encodings))
+        width = max(pad_to or 0, *lengths, 0)
+        if lengths.count(width) == len(lengths) > 0:
+            return pads.stack(encodings, names, dtype)
         return pads.collate(
             encodings,
             names,
             width=width,
-            pad_id=pad_id,
+            pad_id=self._pad_id() if lengths else 0,
             pad_type_id=self.pad_token_type_id,
             left=(padding_side or self.padding_side) == "left",
             dtype=dtype,

@@ -48,12 +48,20 @@ def sigmoid_row(logits: list[float]) -> list[float]:
     return [1 / (1 + exp(-x)) if x >= 0 else exp(x) / (1 + exp(x)) for x in logits]
 
 
-# The same for one row, which is a list: with a few numbers that is much sooner done.
-ROW_FUNCTIONS: dict[str, Callable[[list[float]], list[float]]] = {
+# The same for one row of so many numbers at most, which Python is done with before numpy has begun.
+_FEW = 32
+_ROW_FUNCTIONS: dict[str, Callable[[list[float]], list[float]]] = {
     "softmax": softmax_row,
     "sigmoid": sigmoid_row,
     "none": list,
 }
+
+
+def score_rows(logits: Array, function: str) -> list[list[float]]:
+    """Scores of logits (rows, labels) by the `function` of that name in FUNCTIONS, as Python's numbers."""
+    if logits.shape[-1] > _FEW:
+        return FUNCTIONS[function](logits).tolist()  # type: ignore[no-any-return]
+    return list(map(_ROW_FUNCTIONS[function], logits.tolist()))
 
 
 def normalize(vectors: Array, axis: int = -1) -> Array:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from untorch.errors import InputError
 from untorch.heads import AutoModelForSequenceClassification
-from untorch.numerics import ROW_FUNCTIONS
+from untorch.numerics import FUNCTIONS, score_rows
 from untorch.pipelines.base import Pipeline
 
 
 class _Parameters(NamedTuple):
     top_k: int | None
     named_top_k: bool
-    function: Callable[[list[float]], list[float]]
+    function: str
     tokenizer: dict[str, Any]
 
 
@@ -45,9 +44,9 @@ class TextClassificationPipeline(Pipeline):
         if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
             raise InputError(f"top_k is {top_k!r}; it is a number from 1, or None for all labels")
         function = arguments.pop("function_to_apply", None) or self._default_function()
-        if str(function).lower() not in ROW_FUNCTIONS:
+        if str(function).lower() not in FUNCTIONS:
             raise InputError(f"unknown function_to_apply {function!r}; choose softmax, sigmoid or none")
-        return _Parameters(top_k, named, ROW_FUNCTIONS[str(function).lower()], arguments)
+        return _Parameters(top_k, named, str(function).lower(), arguments)
 
     def _default_function(self) -> str:
         config = self.model.config
@@ -61,15 +60,12 @@ class TextClassificationPipeline(Pipeline):
         if not items:
             return []
         texts, pairs = _split_pairs(items)
-        config = self.model.config
-        names = config.id2label
-        # A row is a handful of numbers, and Python is done with them before numpy has begun.
-        logits = self._vectors(self._encode(texts, pairs, parameters.tokenizer), batch_size).tolist()
-        if len(logits[0]) > len(names):
-            config.labels(len(logits[0]))  # raises: the config names too few
+        names = self.model.config.id2label
+        logits = self._vectors(self._encode(texts, pairs, parameters.tokenizer), batch_size)
+        if logits.shape[-1] > len(names):
+            self.model.config.labels(logits.shape[-1])  # raises: the config names too few
         answers: list[Any] = []
-        for row in logits:
-            scores = parameters.function(row)
+        for scores in score_rows(logits, parameters.function):
             if parameters.top_k == 1 and not parameters.named_top_k:
                 best = scores.index(max(scores))
                 answers.append({"label": names[best], "score": scores[best]})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,34 +39,31 @@ _FUSED = (
 )
 ATTENTION = _FUSED[:5]
 
+# Where a tensor's bytes lie, by their digest: the name of a file in the graph's folder, and the offset in it.
+Places = dict[bytes, tuple[str, int]]
 
-def save(model: ModelProto, path: Path, *, beside: Path | None = None) -> None:
+
+def save(model: ModelProto, path: Path, *, elsewhere: Places | None = None) -> None:
     """Write `path` and `path_data`: the graph, and its weights as external data. The same model gives the same bytes.
 
-    What lies in a data file of the graph `beside` already is not written again. The model is changed: its weights move
-    out, and what names this machine (doc strings, metadata) goes.
+    Weights that lie `elsewhere` already, in another file of the folder, are not written again. The model is changed:
+    its weights move out, and what names this machine (doc strings, metadata) goes.
     """
-    from onnx import TensorProto
-
-    stored = _Stored(beside)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = path.with_name(f"{path.name}_data")
-    with data.open("wb") as file:
-        for tensor in sorted(model.graph.initializer, key=lambda tensor: tensor.name):
-            raw = _content(tensor)
-            if len(raw) < _INLINE_BYTES:
-                continue
-            place = stored.whole(raw)
-            if place is None:
-                # Eight-bit matrices are used where they are mapped, and so begin a page however small they are.
-                paged = len(raw) >= _PAGE_ALIGNED_BYTES or tensor.data_type == TensorProto.INT8
-                file.write(bytes(-file.tell() % (_PAGE if paged else _CACHE_LINE)))
-                place = (data.name, file.tell())
-                file.write(raw)
-            _move_out(tensor, raw, place)
+    weights = _weights(model)
+    places = elsewhere or {}
+    own = [tensor for digest, tensor in weights.items() if digest not in places]
+    places = places | _write_data(own, path.with_name(f"{path.name}_data"))
+    for tensor in model.graph.initializer:
+        raw = _content(tensor)
+        if len(raw) >= _INLINE_BYTES:
+            _move_out(tensor, raw, places[_digest(raw)])
     _write(model, path)
-    if not data.stat().st_size:
-        data.unlink()
+
+
+def save_shared(models: Sequence[ModelProto], data: Path) -> Places:
+    """Write the weights that all of the `models` hold to the file `data`, and say where they lie: for `save`."""
+    first, *others = map(_weights, models)
+    return _write_data([first[digest] for digest in first if all(digest in other for other in others)], data)
 
 
 def save_beside(model: ModelProto, path: Path, other: Path) -> None:
@@ -84,25 +81,23 @@ def save_beside(model: ModelProto, path: Path, other: Path) -> None:
 
 
 class _Stored:
-    """The weights that a graph (None: none) has outside, recognised by their bytes: name of the file, and offset."""
+    """The weights that a graph has outside, recognised by their bytes."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path) -> None:
         from onnx.external_data_helper import ExternalDataInfo
 
         self._files: dict[str, memoryview] = {}
-        self._places: dict[bytes, tuple[str, int]] = {}
-        if path is None:
-            return
+        self._places: Places = {}
         for tensor in _outside(_skeleton(path)):
             info = ExternalDataInfo(tensor)
             if info.location not in self._files:
                 self._files[info.location] = memoryview(path.with_name(info.location).read_bytes())
             raw = self._files[info.location][info.offset : info.offset + info.length]
-            self._places[hashlib.sha256(raw).digest()] = (info.location, info.offset)
+            self._places[_digest(raw)] = (info.location, info.offset)
 
     def whole(self, raw: bytes) -> tuple[str, int] | None:
         """Where a tensor of these bytes lies."""
-        return self._places.get(hashlib.sha256(raw).digest())
+        return self._places.get(_digest(raw))
 
     def part(self, raw: bytes) -> tuple[str, int] | None:
         """Where these bytes, a cache line of them at least, begin on a cache line of a file: inside a larger tensor."""
@@ -114,6 +109,35 @@ class _Stored:
                 if content[offset : offset + len(raw)] == raw:
                     return name, offset
         return None
+
+
+def _digest(raw: bytes | memoryview) -> bytes:
+    return hashlib.sha256(raw).digest()
+
+
+def _weights(model: ModelProto) -> dict[bytes, TensorProto]:
+    """The tensors that go outside, by digest, in the order of their names."""
+    large = ((tensor, _content(tensor)) for tensor in sorted(model.graph.initializer, key=lambda tensor: tensor.name))
+    return {_digest(raw): tensor for tensor, raw in large if len(raw) >= _INLINE_BYTES}
+
+
+def _write_data(tensors: Sequence[TensorProto], path: Path) -> Places:
+    """Write a data file of these tensors; none if there are none."""
+    from onnx import TensorProto
+
+    places: Places = {}
+    if not tensors:
+        return places
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        for tensor in tensors:
+            raw = _content(tensor)
+            # Eight-bit matrices are used where they are mapped, and so begin a page however small they are.
+            paged = len(raw) >= _PAGE_ALIGNED_BYTES or tensor.data_type == TensorProto.INT8
+            file.write(bytes(-file.tell() % (_PAGE if paged else _CACHE_LINE)))
+            places[_digest(raw)] = (path.name, file.tell())
+            file.write(raw)
+    return places
 
 
 def _content(tensor: TensorProto) -> bytes:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from untorch.manifest import KERNELS, PACKED, Tensor, Variant
+from untorch.manifest import INT8_SHARED, KERNELS, PACKED, Tensor, Variant
 from untorch.session import Session
 from untorch_export import decoder, graph, optimize, prune
 from untorch_export.checkpoint import Checkpoint
@@ -115,16 +115,16 @@ def _quantized(
     layers: int,
     precisions: Sequence[str],
 ) -> dict[str, Variant]:
-    """The eight-bit variants of these `precisions`. int8 comes first: the other points at its embedding tables."""
+    """The eight-bit variants of these `precisions`. What all of them read, the embeddings above all, they share."""
     seen = observe(fused, _calibration(checkpoint, calibration, inputs))
+    makers = {name: quantize_kernels if name.endswith(KERNELS) else quantize_int8 for name in sorted(set(precisions))}
+    models = {name: model for name, make in makers.items() if (model := make(fused, seen)) is not None}
+    onnx = bundle / "onnx"
+    shared = graph.save_shared(list(models.values()), onnx / INT8_SHARED) if len(models) > 1 else None
     variants: dict[str, Variant] = {}
-    for precision in sorted(set(precisions)):
-        quantize = quantize_kernels if precision.endswith(KERNELS) else quantize_int8
-        made = quantize(fused, seen)
-        if made is None:
-            continue
-        path = bundle / "onnx" / f"model_{precision}.onnx"
-        graph.save(made, path, beside=bundle / "onnx" / "model_int8.onnx" if "int8" in variants else None)
+    for precision, model in models.items():
+        path = onnx / f"model_{precision}.onnx"
+        graph.save(model, path, elsewhere=shared)
         described = graph.describe(path, bundle, inputs, outputs, optimized=True)
         count = optimize.fused_attention(described.fused)
         if count < layers and not variants:
@@ -136,7 +136,7 @@ def _quantized(
             )
         extra = {"layers": layers, "fused_layers": count, "calibration_texts": len(calibration)}
         whole = Variant(precision, {"model": described}, extra=extra)
-        variants[precision] = _with_head(whole, quantize(head, seen) if head else None, bundle)
+        variants[precision] = _with_head(whole, makers[precision](head, seen) if head else None, bundle)
     return variants
 
 

@@ -211,16 +211,9 @@ class AutoModelForSeq2SeqLM(GenerativeModel):
         self.encoder = encoder
 
     @classmethod
-    def from_bundle(
-        cls,
-        bundle: Bundle,
-        *,
-        device: str = "auto",
-        precision: str = "auto",
-        threads: int | None = None,
-        beside: Aside[Any] | None = None,
+    def _from_bundle(
+        cls, bundle: Bundle, device: str, precision: str, threads: int | None, beside: Aside[Any] | None = None
     ) -> Self:
-        """Load an opened bundle; see `AutoModel`."""
         if bundle.task and bundle.task not in cls.tasks:
             raise TaskError(
                 f"{bundle.path} was exported for {bundle.task}; {cls.__name__} needs an encoder-decoder. "

@@ -10,7 +10,7 @@ from pathlib import Path
 from untorch import kernels
 from untorch.bundle import GOLDEN, GRAPH_STEMS, SIDE_FILES, read_json
 from untorch.errors import BundleError, TaskError
-from untorch.manifest import KERNELS, MANIFEST, PACKED, Manifest, preferred
+from untorch.manifest import INT8_SHARED, MANIFEST, PACKED, Manifest, preferred
 from untorch.providers import resolve_device
 
 logger = logging.getLogger(__name__)
@@ -120,7 +120,6 @@ def _graphs(name: str, files: list[str], precision: str | None, manifest: Manife
     graphs = [f"{folder}{stem}{suffix}.onnx" for folder in ("onnx/", "") for stem in GRAPH_STEMS]
     if not any(graph in files for graph in graphs):
         raise BundleError(f"{name} has no graph in that precision on the Hub; it has {', '.join(there)}")
-    # What runs on our own operators reads the embeddings of the variant that does not.
-    plain = [graph.replace(f"{suffix}.onnx", f"{suffix.removesuffix(KERNELS)}.onnx") for graph in graphs]
-    beside = dict.fromkeys([*graphs, *plain])
-    return [*graphs, *(f"{graph}{data}" for graph in beside for data in ("_data", ".data"))]
+    data = [f"{graph}{ending}" for graph in graphs for ending in ("_data", ".data")]
+    # Without a manifest nothing says that int8's variants share one.
+    return [*graphs, *data, *(f"{folder}{INT8_SHARED}" for folder in ("onnx/", "") if suffix.startswith("_int8"))]

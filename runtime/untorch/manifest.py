@@ -26,6 +26,9 @@ PACKED = "_packed"
 # processors that can run them, and there before the one without it.
 KERNELS = "_kernels"
 
+# The data file of what int8 has with and without our own operators: the embeddings above all.
+INT8_SHARED = "model_int8_shared.onnx_data"
+
 # The only kind of device that has the operators of such variants.
 _ONLY_ON = {PACKED: "cuda", KERNELS: "cpu"}
 

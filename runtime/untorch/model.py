@@ -83,15 +83,16 @@ class AutoModel:
 
     @classmethod
     def from_bundle(
-        cls,
-        bundle: Bundle,
-        *,
-        device: str = "auto",
-        precision: str = "auto",
-        threads: int | None = None,
-        beside: Aside[Any] | None = None,
+        cls, bundle: Bundle, *, device: str = "auto", precision: str = "auto", threads: int | None = None
     ) -> Self:
-        """Load an opened bundle; see `from_pretrained`. What is to go on `beside` begins when that gains something."""
+        """Load an opened bundle; see `from_pretrained`."""
+        return cls._from_bundle(bundle, device, precision, threads)
+
+    @classmethod
+    def _from_bundle(
+        cls, bundle: Bundle, device: str, precision: str, threads: int | None, beside: Aside[Any] | None = None
+    ) -> Self:
+        """The same for a caller that has something to go on `beside`, which begins when that gains something."""
         untold = (device, precision, threads) == ("auto", "auto", None)
         plan = remembered(bundle, cls.output_names) if untold else None
         if plan is not None and plan.device not in ("cpu", "openvino", resolve_device("auto")):

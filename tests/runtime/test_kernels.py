@@ -154,7 +154,8 @@ def test_the_hub_downloads_what_will_be_loaded(folder, monkeypatch):
         assert set(found) == set(manifest.variants[taken].files)
     assert "onnx/model_int8.onnx_data" in hub._graphs("some/model", files, NAMED, manifest, "cpu")
     # Without a manifest nothing says that the embeddings are shared.
-    assert "onnx/model_int8.onnx_data" in hub._graphs("some/model", files, NAMED, None, "cpu")
+    for name in ("int8", NAMED):
+        assert "onnx/model_int8_shared.onnx_data" in hub._graphs("some/model", files, name, None, "cpu")
 
 
 def test_each_variant_may_be_deleted(folder):

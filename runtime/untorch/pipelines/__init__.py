@@ -78,9 +78,7 @@ def pipeline(
     with bundle.held():
         reading = Aside(lambda: _tokenizer(tokenizer, bundle))
         if not isinstance(model, AutoModel):
-            model = pipeline_class.model_class.from_bundle(
-                bundle, device=device, precision=precision, threads=threads, beside=reading
-            )
+            model = pipeline_class.model_class._from_bundle(bundle, device, precision, threads, reading)
         read = reading.result()
         return pipeline_class(name, model, read, batch_size=batch_size, **arguments)  # type: ignore[no-any-return]
 

@@ -2,9 +2,9 @@
 
 `Linear` is a product with all that surrounds it: it quantises each row of its input on 256 levels of the row's own,
 multiplies, and adds the outliers' share, which stays in fp32, and the bias; where the graph goes on so, it also takes
-the exact GELU of the result, or adds the residual and normalises the sum. `Attention` is softmax attention over what
-one product gave for queries, keys and values together. What they cannot do is left to ONNX Runtime's own operators, and
-products beyond Linear's limits take the form they have in int8.
+GELU of the result, or adds the residual and normalises the sum. `Attention` is softmax attention over what one product
+gave for queries, keys and values together. What they cannot do is left to ONNX Runtime's own operators, and products
+beyond Linear's limits take the form they have in int8.
 """
 
 from __future__ import annotations

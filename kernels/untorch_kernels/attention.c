@@ -34,10 +34,6 @@ ALWAYS void dot_pairs(__m512 *sum, __m512i a, __m512i b) {
 
 ALWAYS __m256i rounded(__m512 x) { return (__m256i)_mm512_cvtneps_pbh(x); }
 
-ALWAYS __m512i pairs(__m512 low, __m512 high) {
-    return _mm512_or_si512(_mm512_cvtepu16_epi32(rounded(low)), _mm512_slli_epi32(_mm512_cvtepu16_epi32(rounded(high)), 16));
-}
-
 /* ---- laying out ---- */
 
 static void lay_out_floats(const Head *head, size_t place, const float *key, const float *value) {
@@ -100,7 +96,8 @@ ALWAYS float weigh(const Head *head, size_t row, const int halves) {
         high = _mm512_mask_max_ps(high, first(head->count - t), high, _mm512_load_ps(scores + t));
     __m512 most = _mm512_set1_ps(_mm512_reduce_max_ps(high));
     for (size_t t = 0; t < head->count; t += 16) {
-        __m512 e = _mm512_maskz_mov_ps(first(head->count - t), exponential(_mm512_sub_ps(_mm512_load_ps(scores + t), most)));
+        __m512 e = exponential(_mm512_sub_ps(_mm512_load_ps(scores + t), most));
+        e = _mm512_maskz_mov_ps(first(head->count - t), e);
         if (halves) {
             __m256i half = rounded(e);
             _mm256_storeu_si256((__m256i *)(head->weights + (row * head->span + t) / 2), half);
@@ -117,7 +114,8 @@ ALWAYS float weigh(const Head *head, size_t row, const int halves) {
 /* ---- means ---- */
 
 /* `count` rows of the result, `vectors` times 16 channels of them at once. */
-ALWAYS void mix(const Head *head, const float *sums, float *y, const size_t count, const size_t vectors, const int halves) {
+ALWAYS void mix(const Head *head, const float *sums, float *y, const size_t count, const size_t vectors,
+                const int halves) {
     size_t steps = halves ? (head->count + 1) / 2 : head->count;
     for (size_t c = 0; c < head->width; c += vectors * 16) {
         __m512 sum[ROWS][4];

@@ -1,4 +1,4 @@
-/* The arithmetic of two operators, without ONNX Runtime: linear.c and attention.c implement it, operators.c calls it. */
+/* The arithmetic of two operators, without ONNX Runtime: linear.c and attention.c have it, operators.c calls it. */
 #ifndef UNTORCH_KERNELS_H
 #define UNTORCH_KERNELS_H
 
@@ -34,7 +34,7 @@ typedef struct {
     const float *rows;        /* (outliers) rows: the weights of the outliers */
     const float *norm_weight, *norm_bias; /* of the layer norm at the end, or null */
     float epsilon;
-    int gelu;                 /* the exact GELU of the result */
+    int gelu;                 /* GELU of the result, by the error function, to 3e-5 */
 } Linear;
 
 typedef struct {

@@ -105,7 +105,8 @@ static OrtStatus *read_constant(const OrtApi *ort, const OrtInfo *info, size_t i
     return status || !constant || !value ? status : read_tensor(ort, value, type, name, tensor);
 }
 
-static OrtStatus *write_output(const OrtApi *ort, OrtContext *context, const int64_t *sizes, size_t axes, float **data) {
+static OrtStatus *write_output(const OrtApi *ort, OrtContext *context, const int64_t *sizes, size_t axes,
+                               float **data) {
     OrtValue *value;
     OrtStatus *status = ort->KernelContext_GetOutput(context, 0, sizes, axes, &value);
     return status ? status : ort->GetTensorMutableData(value, (void **)data);
@@ -296,7 +297,9 @@ static int float_output(const OrtCustomOp *op, size_t index) { return (void)op, 
 static int required(const OrtCustomOp *op, size_t index) { return (void)op, (void)index, ORT_REQUIRED; }
 static int default_memory(const OrtCustomOp *op, size_t index) { return (void)op, (void)index, 0; }
 static int attention_type(const OrtCustomOp *op, size_t index) { return (void)op, index ? ORT_INT32 : ORT_FLOAT; }
-static int attention_optional(const OrtCustomOp *op, size_t index) { return (void)op, index ? ORT_OPTIONAL : ORT_REQUIRED; }
+static int attention_optional(const OrtCustomOp *op, size_t index) {
+    return (void)op, index ? ORT_OPTIONAL : ORT_REQUIRED;
+}
 static int linear_optional(const OrtCustomOp *op, size_t index) {
     return (void)op, index >= RESIDUAL ? ORT_OPTIONAL : ORT_REQUIRED;
 }

@@ -64,7 +64,8 @@ def latency(results: Results, model: str, length: int) -> str | None:
         for box, peer in zip(drawn["boxes"], names, strict=True):
             box.set(facecolor=_colour(results, peer), edgecolor=_colour(results, peer))
         for place, values in enumerate(samples, 1):
-            axes.text(np.percentile(values, 99) * 1.06, place, f"{np.median(values):.3g}", va="center", fontsize=7.5)
+            median = _three_digits(float(np.median(values)))
+            axes.text(np.percentile(values, 99) * 1.06, place, median, va="center", fontsize=7.5)
         axes.set_xscale("log")
         axes.margins(x=0.12)
         _milliseconds(axes.xaxis)
@@ -79,7 +80,7 @@ def bars(
     names: Sequence[str],
     value: Callable[[str], float | None],
     label: str,
-    form: str = "{:.3g}",
+    form: str | None = None,
     *,
     less_is_better: bool = False,
 ) -> str | None:
@@ -92,7 +93,7 @@ def bars(
         figure, axes = plt.subplots(figsize=(_WIDTH, 0.6 + 0.27 * len(order)))
         axes.barh(range(len(order)), [found[peer] for peer in order], color=[_colour(results, peer) for peer in order])
         for place, peer in enumerate(order):
-            text = form.format(found[peer])
+            text = form.format(found[peer]) if form else _three_digits(found[peer])
             axes.annotate(text, (found[peer], place), (3, 0), textcoords="offset points", va="center", fontsize=7.5)
         axes.set_xlim(0, max(found.values()) * 1.22)
         axes.set_yticks(range(len(order)), [results.peers[peer]["label"] for peer in order])
@@ -138,6 +139,10 @@ def lines(
         axes.set_ylabel(y_label)
         figure.legend(loc="outside lower center", ncols=2, fontsize=7.5)
         return _svg(figure)
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
 
 
 def _colour(results: Results, peer: str) -> str:

@@ -43,8 +43,8 @@ bench:
 	$(PYTHON) -m benchmarks.environments
 	benchmarks/.environments/build/bin/python -m benchmarks.run $(BENCH)
 
-# Our own operators, compiled here: on Linux on x86-64, with a C compiler. Elsewhere int8 runs on ONNX Runtime's.
-KERNELS := $(shell [ "$$(uname -sm)" = "Linux x86_64" ] && (command -v cc || command -v gcc) >/dev/null && echo ./kernels)
+# Our own operators, compiled here: on Linux on x86-64, with GCC. Elsewhere int8 runs on ONNX Runtime's.
+KERNELS := $(shell [ "$$(uname -sm)" = "Linux x86_64" ] && command -v gcc >/dev/null && echo ./kernels)
 KERNELS_SOURCES := kernels/pyproject.toml $(wildcard kernels/untorch_kernels/*.py kernels/untorch_kernels/*.[ch])
 
 .venv-demo/.installed: pyproject.toml constraints.txt $(wildcard models/*/pyproject.toml) $(KERNELS_SOURCES)

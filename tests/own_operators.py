@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,81 +13,104 @@ from onnx import TensorProto, helper, numpy_helper
 from untorch.bundle import digest
 
 COLUMNS, DEPTH = 64, 4
+_ERF = np.vectorize(math.erf, otypes=[np.float64])
 HIDDEN, HEADS, VOCABULARY = 32, 2, 207
 # Where the frozen bundle's int8 variant has its embeddings: every reader of them reads these.
 _TABLE = {"location": "model_int8.onnx_data", "offset": "10496", "length": str(VOCABULARY * HIDDEN)}
 
 
-class Matrix:
-    """A random matrix in int8 with a scale a column, as the operator Linear wants it, and as numpy does."""
+class Linear:
+    """A random layer: what the operator Linear holds of it, and what it gives by numpy."""
 
-    def __init__(self, seed, inputs, outputs, *, outliers=(), norm=False, gelu=False):
+    def __init__(self, seed, in_features, out_features, *, outliers=0, gelu=False, norm=False):
         rng = np.random.default_rng(seed)
-        self.inputs, self.outputs, self.outliers, self.gelu = inputs, outputs, list(outliers), gelu
-        self.weight = rng.integers(-127, 128, (inputs, outputs)).astype(np.int8)
-        self.weight[self.outliers] = 0
-        self.scale = rng.uniform(0.5, 1.5, outputs).astype(np.float32) / (127 * inputs**0.5)
-        self.bias = rng.normal(size=outputs).astype(np.float32)
-        self.rest = rng.normal(size=(len(self.outliers), outputs)).astype(np.float32)
-        self.norm = rng.normal(size=(2, outputs)).astype(np.float32) if norm else None
+        self.gelu, self.norm = gelu, norm
+        self.places = np.sort(rng.choice(in_features, min(outliers, in_features), replace=False)).astype(np.int64)
+        self.integers = rng.integers(-127, 128, (in_features, out_features)).astype(np.int8)
+        self.integers[self.places] = 0
+        self.scale = rng.uniform(0.5, 1.5, out_features).astype(np.float32) / np.float32(127 * in_features**0.5)
+        self.bias = rng.normal(size=out_features).astype(np.float32)
+        self.rows = rng.normal(size=(len(self.places), out_features)).astype(np.float32)
+        self.norm_weight, self.norm_bias = rng.normal(size=(2, out_features)).astype(np.float32)
 
-    def constants(self, name):
-        """The tensors NAME.weight, NAME.rows and NAME.places."""
-        tiles, steps = -(-self.outputs // COLUMNS), -(-self.inputs // DEPTH)
-        whole = np.zeros((steps * DEPTH, tiles * COLUMNS), np.int8)
-        whole[: self.inputs, : self.outputs] = self.weight
-        packed = whole.reshape(steps, DEPTH, tiles, COLUMNS).transpose(2, 0, 3, 1)
-        lines = [self.scale, self.bias, self.scale * self.weight.sum(0, dtype=np.float32), *self.rest]
-        lines += [] if self.norm is None else list(self.norm)
-        rows = np.zeros((len(lines), tiles * COLUMNS), np.float32)
-        rows[:, : self.outputs] = lines
-        made = {"weight": packed, "rows": rows, "places": np.array(self.outliers, np.int64)}
-        return [numpy_helper.from_array(np.ascontiguousarray(made[key]), f"{name}.{key}") for key in made]
+    @property
+    def constants(self):
+        """The arrays that the operator takes beside its inputs: `weight`, `columns` and `places`."""
+        in_features, out_features = self.integers.shape
+        tiles, steps = -(-out_features // COLUMNS), -(-in_features // DEPTH)
+        padded = np.zeros((steps * DEPTH, tiles * COLUMNS), np.int8)
+        padded[:in_features, :out_features] = self.integers
+        lines = [self.scale, self.bias, self.integers.sum(0, dtype=np.int64) * self.scale, *self.rows]
+        lines += [self.norm_weight, self.norm_bias] if self.norm else []
+        columns = np.zeros((len(lines), tiles * COLUMNS), np.float32)
+        columns[:, :out_features] = lines
+        weight = padded.reshape(steps, DEPTH, tiles, COLUMNS).transpose(2, 0, 3, 1)
+        return {"weight": np.ascontiguousarray(weight), "columns": columns, "places": self.places}
 
-    def node(self, name, x, y, residual=""):
-        inputs = [x, f"{name}.weight", f"{name}.rows", f"{name}.places", *([residual] if residual else [])]
+    def tensors(self, name):
+        """The constants as tensors NAME.weight, NAME.columns and NAME.places."""
+        return [numpy_helper.from_array(array, f"{name}.{key}") for key, array in self.constants.items()]
+
+    def node(self, x="x", y="y", *, name="", residual="", **changed):
+        """The operator's node; its constants are called NAME.weight and so on, `changed` are other attributes."""
+        in_features, out_features = self.integers.shape
+        attributes = {"in_features": in_features, "out_features": out_features, "gelu": int(self.gelu)}
+        attributes |= {"norm": int(self.norm), "epsilon": 1e-5} | changed
+        held = [f"{name}.{key}" if name else key for key in self.constants]
         return helper.make_node(
-            "Linear", inputs, [y], domain="untorch", in_features=self.inputs, out_features=self.outputs,
-            gelu=int(self.gelu), norm=int(self.norm is not None), epsilon=1e-5,
-        )  # fmt: skip
+            "Linear", [x, *held, *([residual] if residual else [])], [y], domain="untorch", **attributes
+        )
 
     def compute(self, x, residual=None):
-        """What the operator should give, the activations on 256 levels a row included."""
+        """The same arithmetic: levels in single precision, as they are defined, everything else in double."""
         rest = x.copy()
-        rest[..., self.outliers] = 0
+        rest[..., self.places] = 0
         low, high = np.minimum(rest.min(-1, keepdims=True), 0), np.maximum(rest.max(-1, keepdims=True), 0)
         step = (high - low) / np.float32(255)
-        levels = np.rint((rest - low) / np.where(step > 0, step, 1))
-        y = (levels * step + low) @ (self.weight * self.scale) + self.bias + x[..., self.outliers] @ self.rest
+        with np.errstate(divide="ignore"):
+            per_level = np.where(step > 0, np.float32(1) / step, np.float32(0))
+        levels = np.rint((rest - low) * per_level).astype(np.float64)
+        y = (levels * step + low) @ (self.integers * self.scale.astype(np.float64)) + self.bias
+        y += x[..., self.places] @ self.rows.astype(np.float64)
         if self.gelu:
-            from scipy.special import erf
-
-            y = y * (1 + erf(y / np.sqrt(2))) / 2
-        y = y if residual is None else y + residual
-        if self.norm is not None:
+            y = gelu(y)
+        if residual is not None:
+            y = y + residual
+        if self.norm:
             centred = y - y.mean(-1, keepdims=True)
-            y = centred / np.sqrt(y.var(-1, keepdims=True) + 1e-5) * self.norm[0] + self.norm[1]
+            y = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * self.norm_weight + self.norm_bias
         return y
 
 
-def attention(packed, mask, heads=HEADS):
-    """Softmax attention of (batch, length, queries, keys and values of each head)."""
-    batch, length, width = packed.shape
-    q, k, v = packed.reshape(batch, length, 3, heads, -1).transpose(2, 0, 3, 1, 4)
-    scores = q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1]) + np.where(mask == 0, -np.inf, 0)[:, None, None]
-    scores = np.exp(scores - scores.max(-1, keepdims=True))
-    return (scores / scores.sum(-1, keepdims=True) @ v).transpose(0, 2, 1, 3).reshape(batch, length, width // 3)
+def gelu(x):
+    """GELU by the error function."""
+    return x * (1 + _ERF(x / math.sqrt(2))) / 2
+
+
+def attention(packed, heads, mask=None, scale=None):
+    """Softmax attention of (batch, length, queries, keys and values of each head); a text without a token sees all."""
+    batch, length, wide = packed.shape
+    if not packed.size:
+        return np.zeros((batch, length, wide // 3))
+    q, k, v = packed.astype(np.float64).reshape(batch, length, 3, heads, -1).transpose(2, 0, 3, 1, 4)
+    scores = q @ k.transpose(0, 1, 3, 2) * (scale or 1 / math.sqrt(q.shape[-1]))
+    if mask is not None:
+        seen = np.where(mask.any(1, keepdims=True), mask, 1)
+        scores = np.where(seen[:, None, None, :] != 0, scores, -np.inf)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    return (weights @ v).transpose(0, 2, 1, 3).reshape(batch, length, wide // 3)
 
 
 class Network:
     """One layer of a classifier: embeddings, attention, a feed-forward product, two labels of the first token."""
 
     def __init__(self):
-        self.matrices = {
-            "qkv": Matrix(1, HIDDEN, 3 * HIDDEN),
-            "up": Matrix(2, HIDDEN, 70, outliers=(3, 17), gelu=True),
-            "down": Matrix(3, 70, HIDDEN, norm=True),
-            "classifier": Matrix(4, HIDDEN, 2),
+        self.layers = {
+            "qkv": Linear(1, HIDDEN, 3 * HIDDEN),
+            "up": Linear(2, HIDDEN, 70, outliers=2, gelu=True),
+            "down": Linear(3, 70, HIDDEN, norm=True),
+            "classifier": Linear(4, HIDDEN, 2),
         }
 
     def model(self, *, hidden=True, broken=None) -> onnx.ModelProto:
@@ -96,22 +120,22 @@ class Network:
         for key, value in _TABLE.items():
             shared.external_data.add(key=key, value=value)
         constants = [shared, numpy_helper.from_array(np.array(0, np.int64), "first")]
-        for name, matrix in self.matrices.items():
-            constants += matrix.constants(name)
+        for name, layer in self.layers.items():
+            constants += layer.tensors(name)
         nodes = [
             helper.make_node("Gather", ["table", "input_ids"], ["whole"]),
             helper.make_node("Cast", ["whole"], ["levels"], to=TensorProto.FLOAT),
             helper.make_node("Constant", [], ["size"], value_float=1 / 64),
             helper.make_node("Mul", ["levels", "size"], ["x"]),
             helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.INT32),
-            self.matrices["qkv"].node("qkv", "x", "packed"),
+            self.layers["qkv"].node("x", "packed", name="qkv"),
             helper.make_node(
                 "Attention", ["packed", "mask"], ["mixed"], domain="untorch", num_heads=HEADS, scale=0.0
             ),
-            self.matrices["up"].node("up", "mixed", "wide"),
-            self.matrices["down"].node("down", "wide", "last_hidden_state", residual="x"),
+            self.layers["up"].node("mixed", "wide", name="up"),
+            self.layers["down"].node("wide", "last_hidden_state", name="down", residual="x"),
             helper.make_node("Gather", ["last_hidden_state", "first"], ["token"], axis=1),
-            self.matrices["classifier"].node("classifier", "token", "logits"),
+            self.layers["classifier"].node("token", "logits", name="classifier"),
         ]  # fmt: skip
         if broken is not None:
             broken(nodes, constants)
@@ -130,9 +154,9 @@ class Network:
     def compute(self, table, ids, mask):
         """The logits."""
         x = table[ids].astype(np.float32) / 64
-        mixed = attention(self.matrices["qkv"].compute(x), mask)
-        hidden = self.matrices["down"].compute(self.matrices["up"].compute(mixed), residual=x)
-        return self.matrices["classifier"].compute(hidden[:, 0])
+        mixed = attention(self.layers["qkv"].compute(x), HEADS, mask)
+        hidden = self.layers["down"].compute(self.layers["up"].compute(mixed), residual=x)
+        return self.layers["classifier"].compute(hidden[:, 0])
 
 
 def add_variant(folder: Path, *, broken=None) -> Path:

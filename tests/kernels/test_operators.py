@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from functools import cache
 
@@ -14,12 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from own_operators import Linear, attention, gelu
+
 untorch_kernels = pytest.importorskip("untorch_kernels", reason="untorch-kernels is not installed")
 if untorch_kernels.missing():
     pytest.skip(f"this processor lacks {untorch_kernels.missing()}", allow_module_level=True)
-
-COLUMNS, DEPTH = 64, 4
-ERF = np.vectorize(math.erf, otypes=[np.float64])
 
 
 def session(node, constants, inputs, threads=2):
@@ -41,64 +39,11 @@ def session(node, constants, inputs, threads=2):
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-class Linear:
-    """A random layer: what its operator holds, and what numpy makes of it."""
-
-    def __init__(self, seed, in_features, out_features, outliers=0, gelu=False, residual=False, norm=False):
-        rng = np.random.default_rng(seed)
-        self.gelu, self.residual, self.norm = gelu, residual, norm
-        self.places = np.sort(rng.choice(in_features, min(outliers, in_features), replace=False)).astype(np.int64)
-        self.integers = rng.integers(-127, 128, (in_features, out_features)).astype(np.int8)
-        self.integers[self.places] = 0
-        self.scale = rng.uniform(1e-3, 1e-2, out_features).astype(np.float32)
-        self.bias = rng.normal(size=out_features).astype(np.float32)
-        self.rows = rng.normal(size=(len(self.places), out_features)).astype(np.float32)
-        self.norm_weight, self.norm_bias = rng.normal(size=(2, out_features)).astype(np.float32)
-
-    @property
-    def constants(self):
-        in_features, out_features = self.integers.shape
-        tiles, steps = -(-out_features // COLUMNS), -(-in_features // DEPTH)
-        padded = np.zeros((steps * DEPTH, tiles * COLUMNS), np.int8)
-        padded[:in_features, :out_features] = self.integers
-        lines = [self.scale, self.bias, self.integers.sum(0, dtype=np.int64) * self.scale, *self.rows]
-        lines += [self.norm_weight, self.norm_bias] if self.norm else []
-        columns = np.zeros((len(lines), tiles * COLUMNS), np.float32)
-        columns[:, :out_features] = lines
-        weight = padded.reshape(steps, DEPTH, tiles, COLUMNS).transpose(2, 0, 3, 1)
-        return {"weight": np.ascontiguousarray(weight), "columns": columns, "places": self.places}
-
-    def node(self, **changed):
-        in_features, out_features = self.integers.shape
-        attributes = {"in_features": in_features, "out_features": out_features, "gelu": int(self.gelu)}
-        attributes |= {"norm": int(self.norm), "epsilon": 1e-5} | changed
-        inputs = ["x", "weight", "columns", "places", *(["residual"] if self.residual else [])]
-        return helper.make_node("Linear", inputs, ["y"], domain="untorch", **attributes)
-
-    def session(self, threads=2):
-        inputs = ["x", "residual"] if self.residual else ["x"]
-        return session(self.node(), self.constants, dict.fromkeys(inputs, TensorProto.FLOAT), threads)
-
-    def expected(self, x, residual=None):
-        """The same arithmetic: levels in single precision, as they are defined, everything else in double."""
-        rest = x.copy()
-        rest[..., self.places] = 0
-        low, high = np.minimum(rest.min(-1, keepdims=True), 0), np.maximum(rest.max(-1, keepdims=True), 0)
-        step = (high - low) / np.float32(255)
-        with np.errstate(divide="ignore"):
-            per_level = np.where(step > 0, np.float32(1) / step, np.float32(0))
-        levels = np.rint((rest - low) * per_level).astype(np.float64)
-        near = levels * step + low
-        y = near @ (self.integers * self.scale.astype(np.float64)) + self.bias
-        y += x[..., self.places] @ self.rows.astype(np.float64)
-        if self.gelu:
-            y = y * (1 + ERF(y / math.sqrt(2))) / 2
-        if residual is not None:
-            y = y + residual
-        if self.norm:
-            centred = y - y.mean(-1, keepdims=True)
-            y = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * self.norm_weight + self.norm_bias
-        return y
+def linear(layer, threads=2, *, residual=False):
+    """A session of a layer."""
+    inputs = ["x", "residual"] if residual else ["x"]
+    node = layer.node(residual="residual" if residual else "")
+    return session(node, layer.constants, dict.fromkeys(inputs, TensorProto.FLOAT), threads)
 
 
 LAYERS = st.builds(
@@ -108,22 +53,21 @@ LAYERS = st.builds(
     out_features=st.integers(1, 200),
     outliers=st.integers(0, 9),
     gelu=st.booleans(),
-    residual=st.booleans(),
     norm=st.booleans(),
 )
 
 
 @pytest.mark.fuzz
-@given(LAYERS, st.lists(st.integers(0, 9), min_size=0, max_size=3), st.integers(0, 2**32 - 1))
-def test_linear_is_what_numpy_says(layer, axes, seed):
+@given(LAYERS, st.booleans(), st.lists(st.integers(0, 9), min_size=0, max_size=3), st.integers(0, 2**32 - 1))
+def test_linear_is_what_numpy_says(layer, residual, axes, seed):
     """For any sizes: rows that fill no block, columns that fill no tile, channels that fill no step."""
     rng = np.random.default_rng(seed)
     x = (rng.normal(size=(*axes, len(layer.integers))) * rng.uniform(0, 10)).astype(np.float32)
     feeds = {"x": x}
-    if layer.residual:
+    if residual:
         feeds["residual"] = rng.normal(size=(*axes, layer.integers.shape[1])).astype(np.float32)
-    [y] = layer.session().run(None, feeds)
-    expected = layer.expected(x, feeds.get("residual"))
+    [y] = linear(layer, residual=residual).run(None, feeds)
+    expected = layer.compute(x, feeds.get("residual"))
     assert y.shape == expected.shape
     if x.size:
         np.testing.assert_allclose(y, expected, atol=2e-4 * max(1, np.abs(expected).max()), rtol=1e-4)
@@ -133,16 +77,16 @@ def test_linear_is_what_numpy_says(layer, axes, seed):
 def test_rows_do_not_depend_on_their_number_or_the_threads(rows):
     layer = Linear(1, 768, 320, outliers=8, gelu=True)
     x = np.random.default_rng(rows).normal(size=(rows, 768)).astype(np.float32)
-    [together] = layer.session(threads=3).run(None, {"x": x})
-    alone = layer.session(threads=1)
+    [together] = linear(layer, threads=3).run(None, {"x": x})
+    alone = linear(layer, threads=1)
     np.testing.assert_array_equal(together, np.concatenate([alone.run(None, {"x": row[None]})[0] for row in x]))
-    np.testing.assert_allclose(together, layer.expected(x), atol=2e-4 * np.abs(together).max())
+    np.testing.assert_allclose(together, layer.compute(x), atol=2e-4 * np.abs(together).max())
 
 
 def test_rows_of_zeros_and_of_one_value_are_exact():
     layer = Linear(2, 96, 70, outliers=3)
     x = np.stack([np.zeros(96), np.full(96, 5.5), np.full(96, -5.5)]).astype(np.float32)
-    np.testing.assert_allclose(layer.session().run(None, {"x": x})[0], layer.expected(x), rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(linear(layer).run(None, {"x": x})[0], layer.compute(x), rtol=1e-4, atol=1e-3)
 
 
 def test_gelu_is_the_exact_one():
@@ -150,29 +94,15 @@ def test_gelu_is_the_exact_one():
     layer = Linear(3, 1, 1, gelu=True)
     layer.integers[:], layer.scale[:], layer.bias[:] = 1, 1, 0
     x = np.linspace(-12, 12, 4001, dtype=np.float32)[:, None]
-    [y] = layer.session().run(None, {"x": x})
-    np.testing.assert_allclose(y, x * (1 + ERF(x / math.sqrt(2))) / 2, atol=1e-4)
+    [y] = linear(layer).run(None, {"x": x})
+    np.testing.assert_allclose(y, gelu(x), atol=1e-4)
 
 
 @cache
-def attention(heads, masked=True, scale=0.0):
+def attend(heads, masked=True, scale=0.0):
     inputs = {"packed": TensorProto.FLOAT} | ({"mask": TensorProto.INT32} if masked else {})
     node = helper.make_node("Attention", list(inputs), ["y"], domain="untorch", num_heads=heads, scale=scale)
     return session(node, {}, inputs)
-
-
-def attended(packed, heads, mask=None, scale=None):
-    batch, length, wide = packed.shape
-    if not packed.size:
-        return np.zeros((batch, length, wide // 3))
-    q, k, v = packed.astype(np.float64).reshape(batch, length, 3, heads, -1).transpose(2, 0, 3, 1, 4)
-    scores = q @ k.transpose(0, 1, 3, 2) * (scale or 1 / math.sqrt(q.shape[-1]))
-    if mask is not None:
-        seen = np.where(mask.any(1, keepdims=True), mask, 1)
-        scores = np.where(seen[:, None, None, :] != 0, scores, -np.inf)
-    weights = np.exp(scores - scores.max(-1, keepdims=True))
-    weights /= weights.sum(-1, keepdims=True)
-    return (weights @ v).transpose(0, 2, 1, 3).reshape(batch, length, wide // 3)
 
 
 @pytest.mark.fuzz
@@ -188,11 +118,11 @@ def test_attention_is_what_numpy_says(batch, length, heads, width, seed):
     rng = np.random.default_rng(seed)
     packed = rng.normal(size=(batch, length, 3 * heads * width)).astype(np.float32)
     mask = (rng.random((batch, length)) < rng.random((batch, 1))).astype(np.int32)
-    [y] = attention(heads).run(None, {"packed": packed, "mask": mask})
+    [y] = attend(heads).run(None, {"packed": packed, "mask": mask})
     # bf16 keeps eight bits: 2^-9 of each factor.
-    np.testing.assert_allclose(y, attended(packed, heads, mask), atol=0.03)
-    [y] = attention(heads, masked=False).run(None, {"packed": packed})
-    np.testing.assert_allclose(y, attended(packed, heads), atol=0.03)
+    np.testing.assert_allclose(y, attention(packed, heads, mask), atol=0.03)
+    [y] = attend(heads, masked=False).run(None, {"packed": packed})
+    np.testing.assert_allclose(y, attention(packed, heads), atol=0.03)
 
 
 def test_what_is_masked_is_not_seen():
@@ -201,7 +131,7 @@ def test_what_is_masked_is_not_seen():
     mask = (rng.random((2, 40)) < 0.5).astype(np.int32)
     changed = np.where(mask[..., None] != 0, packed, np.float32(1e30))
     seen = mask != 0
-    runs = [attention(2).run(None, {"packed": array, "mask": mask})[0][seen] for array in (packed, changed)]
+    runs = [attend(2).run(None, {"packed": array, "mask": mask})[0][seen] for array in (packed, changed)]
     np.testing.assert_array_equal(*runs)
 
 
@@ -209,21 +139,21 @@ def test_padding_changes_nothing():
     packed = np.random.default_rng(1).normal(size=(1, 33, 3 * 64)).astype(np.float32)
     longer = np.concatenate([packed, packed, packed], axis=1)
     mask = (np.arange(99) < 33).astype(np.int32)[None]
-    [short] = attention(2, masked=False).run(None, {"packed": packed})
-    [long] = attention(2).run(None, {"packed": longer, "mask": mask})
+    [short] = attend(2, masked=False).run(None, {"packed": packed})
+    [long] = attend(2).run(None, {"packed": longer, "mask": mask})
     np.testing.assert_array_equal(short, long[:, :33])
 
 
 def test_large_scores_do_not_overflow():
     packed = np.random.default_rng(2).normal(size=(1, 20, 3 * 32)).astype(np.float32) * 1000
-    [y] = attention(1, masked=False, scale=1.0).run(None, {"packed": packed})
+    [y] = attend(1, masked=False, scale=1.0).run(None, {"packed": packed})
     assert np.isfinite(y).all()
-    np.testing.assert_allclose(y, attended(packed, 1, scale=1.0), atol=12, rtol=0.02)
+    np.testing.assert_allclose(y, attention(packed, 1, scale=1.0), atol=12, rtol=0.02)
 
 
 def test_threads_share_a_session_and_leave():
     layer, calls = Linear(4, 256, 192, outliers=8, norm=True), 20
-    shared, rng = layer.session(), np.random.default_rng(0)
+    shared, rng = linear(layer), np.random.default_rng(0)
     inputs = [rng.normal(size=(rows, 256)).astype(np.float32) for rows in range(1, 40)]
     expected = [shared.run(None, {"x": x})[0] for x in inputs]
     wrong = []
@@ -289,9 +219,9 @@ def test_an_input_of_another_width_is_refused(shape):
 
 
 def test_a_residual_of_another_shape_is_refused():
-    layer = Linear(8, 40, 50, residual=True)
+    layer = Linear(8, 40, 50)
     feeds = {"x": X, "residual": np.ones((1, 50), np.float32)}
-    assert "residual" in failure(layer.node(), layer.constants, feeds)
+    assert "residual" in failure(layer.node(residual="residual"), layer.constants, feeds)
 
 
 def test_weights_that_are_no_constants_are_refused():

@@ -298,7 +298,7 @@ def other_operator(nodes, _):
     ("broken", "says"),
     [
         (replace("up.weight", np.zeros((1, 1, 64, 4), np.int8)), "do not fit each other"),
-        (replace("up.rows", np.zeros((4, 128), np.float32)), "do not fit each other"),
+        (replace("up.columns", np.zeros((4, 128), np.float32)), "do not fit each other"),
         (replace("up.places", np.array([3, 4000])), "outside its matrix"),
         (replace("up.places", np.array([3, -1])), "outside its matrix"),
         (attribute("packed", "in_features", 1 << 40), "larger than it may be"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from contextlib import AbstractContextManager, nullcontext
+from itertools import chain, pairwise
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -42,6 +44,8 @@ class Pipeline:
     """
 
     model_class: ClassVar[type[AutoModel]]
+    # Whether many inputs may be answered in windows side by side, where the device gains by it.
+    overlapping: ClassVar[bool] = True
     # The fields of one input, as a file's columns name them; an input with the first alone is that text itself.
     input_fields: ClassVar[tuple[str, ...]] = ("text",)
     # What to do about a text over the limit.
@@ -55,6 +59,10 @@ class Pipeline:
         self.tokenizer = tokenizer
         self._batch_size = batch_size
         self._defaults = defaults
+        # A card leaves the processor's cores to what stands before it and behind it.
+        self._overlaps = self.overlapping and self.device.startswith("cuda")
+        # The tokenizer takes all cores, so where windows are answered side by side, they take turns.
+        self._turn: AbstractContextManager[Any] = threading.Lock() if self._overlaps else nullcontext()
         self._default_parameters = self._parameters(defaults)
 
     @property
@@ -78,12 +86,35 @@ class Pipeline:
         if isinstance(inputs, GeneratorType):
             return self._stream(inputs, batch_size, parameters)
         if isinstance(inputs, list):
-            return self._answers(inputs, batch_size, parameters)
+            return (self._overlapped if self._overlaps else self._answers)(inputs, batch_size, parameters)
         return self._answers([inputs], batch_size, parameters)[0]
 
     def _stream(self, inputs: Iterator[Any], batch_size: int | None, parameters: Any) -> Iterator[Any]:
-        for window in batching.windows(inputs, STREAM_WINDOW):
-            yield from self._answers(window, batch_size, parameters)
+        def answer(window: list[Any]) -> list[Any]:
+            return self._answers(window, batch_size, parameters)
+
+        answers: Iterator[list[Any]]
+        if self._overlaps:
+            from untorch.pipelines import overlap
+
+            answers = overlap.answered(answer, batching.windows(inputs, overlap.CHUNK))
+        else:
+            answers = map(answer, batching.windows(inputs, STREAM_WINDOW))
+        yield from chain.from_iterable(answers)
+
+    def _overlapped(self, inputs: list[Any], batch_size: int | None, parameters: Any) -> list[Any]:
+        """The same as `_answers`, in windows side by side where there is more than one."""
+        # Imported here: a start on the CPU should not pay for it.
+        from untorch.pipelines import overlap
+
+        if len(inputs) > overlap.WINDOW:
+            try:
+                [answers] = overlap.answered(lambda window: self._answers(window, batch_size, parameters), [inputs])
+            except InputError:
+                pass  # a window does not know which of all the inputs is at fault: below it is raised again, or not
+            else:
+                return answers
+        return self._answers(inputs, batch_size, parameters)
 
     @classmethod
     def from_words(cls, words: list[str]) -> list[Any]:
@@ -108,13 +139,14 @@ class Pipeline:
                 f"of the tokenizer's it takes {', '.join(sorted(_FAST_ARGUMENTS))}"
             )
         truncation = truncates(arguments.get("truncation"))
-        encodings = self.tokenizer.encode_ids(
-            texts,
-            pairs,
-            truncation=truncation,
-            max_length=(arguments.get("max_length") or self.max_length) if truncation else None,
-            add_special_tokens=arguments.get("add_special_tokens", True),
-        )
+        with self._turn:
+            encodings = self.tokenizer.encode_ids(
+                texts,
+                pairs,
+                truncation=truncation,
+                max_length=(arguments.get("max_length") or self.max_length) if truncation else None,
+                add_special_tokens=arguments.get("add_special_tokens", True),
+            )
         self._check_lengths(encodings)
         return encodings
 
@@ -133,18 +165,19 @@ class Pipeline:
         With a `stride`, a text over `max_length` (default: the model's limit) becomes several rows, its windows,
         that share `stride` tokens; otherwise a text is one row. With `words` a text is a list of words.
         """
-        batch = self.tokenizer(
-            list(texts),
-            None if pairs is None else list(pairs),
-            truncation=truncation,
-            max_length=None if truncation == "do_not_truncate" else max_length or self.max_length,
-            stride=stride or 0,
-            return_overflowing_tokens=stride is not None,
-            is_split_into_words=words,
-            return_token_type_ids=False,
-            return_attention_mask=False,
-            verbose=False,
-        )
+        with self._turn:
+            batch = self.tokenizer(
+                list(texts),
+                None if pairs is None else list(pairs),
+                truncation=truncation,
+                max_length=None if truncation == "do_not_truncate" else max_length or self.max_length,
+                stride=stride or 0,
+                return_overflowing_tokens=stride is not None,
+                is_split_into_words=words,
+                return_token_type_ids=False,
+                return_attention_mask=False,
+                verbose=False,
+            )
         rows = list(batch.encodings or ())
         owners = batch.get("overflow_to_sample_mapping", range(len(rows)))
         self._check_lengths(rows, owners)

@@ -42,6 +42,8 @@ class GeneratingPipeline(Pipeline):
     """  # noqa: D205
 
     model: GenerativeModel
+    # A batch is many runs, so that its texts are a small part of the work.
+    overlapping = False
     default_settings: ClassVar[dict[str, Any]]
 
     def __init__(

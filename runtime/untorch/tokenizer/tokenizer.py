@@ -221,6 +221,7 @@ class Tokenizer(ChatTemplates, Vocabulary):
             return pads.stack(encodings, names, dtype)
         return pads.collate(
             encodings,
+            lengths,
             names,
             width=width,
             pad_id=self._pad_id() if lengths else 0,

@@ -1,0 +1,70 @@
+"""Many inputs in windows that are answered side by side, so that a card has work while Python prepares more.
+
+While the card runs one window, the next is tokenized and the last one's scores become answers. The card takes one run
+at a time by itself. This knows nothing of what a pipeline does with a window.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+# Inputs of a window: with few of them the first is soon on the card, and the last soon behind it. And how many windows
+# are under way: one on the card, one before it, one behind it (benchmarks/NOTES.md).
+WINDOW, AHEAD = 512, 3
+# Inputs of a stream that are sorted and answered together.
+CHUNK = 8192
+
+
+class _Part(NamedTuple):
+    """A window under way, where its inputs stand in their chunk, the chunk's answers, and whether it is the last."""
+
+    window: Future[list[Any]]
+    places: list[int]
+    answers: list[Any]
+    last: bool
+
+
+def answered(answer: Callable[[list[Any]], list[Any]], chunks: Iterable[list[Any]]) -> Iterator[list[Any]]:
+    """The answers to each chunk of inputs, in order. `answer` is called from several threads, with windows.
+
+    A window holds inputs of about one length, by their characters, wherever in the chunk they stand. What `answer`
+    raises comes where the chunk's answers would have come, and windows that have not begun are dropped.
+    """
+    pending: deque[_Part] = deque()
+    with ThreadPoolExecutor(AHEAD, "untorch-window") as pool:
+        try:
+            for chunk in chunks:
+                answers: list[Any] = [None] * len(chunk)
+                order = sorted(range(len(chunk)), key=lambda place: characters(chunk[place]))
+                for start in range(0, len(order), WINDOW):
+                    places = order[start : start + WINDOW]
+                    window = pool.submit(answer, [chunk[place] for place in places])
+                    pending.append(_Part(window, places, answers, start + WINDOW >= len(order)))
+                    if len(pending) == AHEAD:
+                        yield from _finished(pending)
+            while pending:
+                yield from _finished(pending)
+        finally:
+            for part in pending:
+                part.window.cancel()
+
+
+def _finished(pending: deque[_Part]) -> Iterator[list[Any]]:
+    """Wait for the first window; if it was its chunk's last, the chunk's answers."""
+    part = pending.popleft()
+    for place, one in zip(part.places, part.window.result(), strict=True):
+        part.answers[place] = one
+    if part.last:
+        yield part.answers
+
+
+def characters(item: Any) -> int:
+    """How many characters of text are in an input, whatever its task's form."""
+    if isinstance(item, str):
+        return len(item)
+    if isinstance(item, dict):
+        return sum(map(characters, item.values()))
+    return sum(map(characters, item)) if isinstance(item, list | tuple) else 0

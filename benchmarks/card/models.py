@@ -103,7 +103,7 @@ def _graphs(model: Any, config: dict[str, Any], folder: Path) -> dict[str, dict[
 
     from untorch_export import graph, optimize, prune
     from untorch_export.packing import pack
-    from untorch_export.precision import to_fp16
+    from untorch_export.precision import take_int32, to_fp16
 
     plain = folder / "model.onnx"
     standard = onnx.load(str(plain))
@@ -124,10 +124,10 @@ def _graphs(model: Any, config: dict[str, Any], folder: Path) -> dict[str, dict[
     graph.save(to_fp16(fused), folder / "model_fp16.onnx")
     if (head := prune.head_only(fused, "logits")) is not None:
         found["fp16"]["head"] = folder / "head_fp16.onnx"
-        graph.save_beside(to_fp16(head), found["fp16"]["head"], folder / "model_fp16.onnx")
+        graph.save_beside(take_int32(to_fp16(head)), found["fp16"]["head"], folder / "model_fp16.onnx")
     if (packed := pack(to_fp16(fused))) is not None:
         found["fp16_packed"] = {"model": folder / "model_fp16_packed.onnx"}
-        graph.save_beside(packed, folder / "model_fp16_packed.onnx", folder / "model_fp16.onnx")
+        graph.save_beside(take_int32(packed), folder / "model_fp16_packed.onnx", folder / "model_fp16.onnx")
     return found
 
 

@@ -188,15 +188,23 @@ def load(path: Path) -> ModelProto:
 def describe(
     path: Path, bundle: Path, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], *, optimized: bool = False
 ) -> Graph:
-    """The manifest's entry for a graph file of a bundle, with the data files that it reads."""
+    """The manifest's entry for a graph file of a bundle, with the data files that it reads.
+
+    `inputs` are those of the graph that it was made from; their types are as the file declares them.
+    """
+    from onnx import helper
     from onnx.external_data_helper import ExternalDataInfo
 
     model = _skeleton(path)
+    types = {
+        value.name: helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name
+        for value in model.graph.input
+    }
     data = sorted({ExternalDataInfo(tensor).location for tensor in _outside(model)})
     return Graph(
         file=path.relative_to(bundle).as_posix(),
         data=tuple(path.with_name(name).relative_to(bundle).as_posix() for name in data),
-        inputs=inputs,
+        inputs=tuple(tensor._replace(dtype=types.get(tensor.name, tensor.dtype)) for tensor in inputs),
         outputs=outputs,
         fused=fused(model),
         optimized=optimized,

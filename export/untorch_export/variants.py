@@ -20,7 +20,7 @@ from untorch_export.errors import ExportWarning
 from untorch_export.kernels import quantize_kernels
 from untorch_export.packing import pack
 from untorch_export.patches import place_marks
-from untorch_export.precision import to_fp16
+from untorch_export.precision import take_int32, to_fp16
 from untorch_export.quantize import quantize_int8
 from untorch_export.ranges import observe, random_batches
 from untorch_export.reference import Arrays, encode, spare_id
@@ -151,18 +151,20 @@ def _halved(
 ) -> dict[str, Variant]:
     """The fp16 variant, fused as a card wants it, and with `packed` the one without padding in its layers beside it.
 
-    fp16 is compared here on the CPU, whose sums are not a card's.
+    The graphs that nobody but untorch reads take int32. fp16 is compared here on the CPU, whose sums are not a card's.
     """
     fused = optimize.fuse(source, checkpoint.config, device="cuda")
     head = prune.head_only(fused, "logits") if checkpoint.task.answer == "row" else None
     half = to_fp16(fused)
     tight = pack(half) if packed else None
+    if tight is not None:
+        take_int32(tight)
     path = bundle / "onnx" / "model_fp16.onnx"
     graph.save(half, path)
     described = graph.describe(path, bundle, inputs, outputs, optimized=True)
     counts = {"layers": optimize.layers(source), "fused_layers": optimize.fused_attention(described.fused)}
     whole = Variant("fp16", {"model": described}, extra={**counts, "compared_on": "cpu"})
-    variants = {"fp16": _with_head(whole, to_fp16(head) if head else None, bundle)}
+    variants = {"fp16": _with_head(whole, take_int32(to_fp16(head)) if head else None, bundle)}
     if tight is not None:
         beside = path.with_name(f"model_fp16{PACKED}.onnx")
         graph.save_beside(tight, beside, path)

@@ -147,10 +147,10 @@ class Card:
         return [self._fetched(value) for value in binding.get_outputs()]
 
     def _pinned(self, name: str, array: Array) -> Array:
-        """The array in pinned memory that the next run overwrites."""
+        """The array in pinned memory that the next run overwrites, in the type that the graph takes."""
         host = self._hosts.get(name)
-        if host is None or host.size < array.size or host.dtype != array.dtype:
-            host = self._hosts[name] = cuda.pinned((array.size,), array.dtype.name, self._index)
+        if host is None or host.size < array.size:
+            host = self._hosts[name] = cuda.pinned((array.size,), self._inputs[name].dtype, self._index)
         view = host[: array.size].reshape(array.shape)
         view[...] = array
         return view

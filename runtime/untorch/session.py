@@ -33,7 +33,8 @@ _DTYPES = {
     "tensor(double)": "float64",
     "tensor(bool)": "bool",
 }
-
+# Types that an input of whole numbers is converted to.
+_NARROW = ("int32", "float32", "float16")
 
 # Words of ONNX Runtime's errors that are about a card, not about the file.
 _ABOUT_THE_CARD = ("CUDA", "CUBLAS", "Failed to load library", _NOT_CAPTURED)
@@ -81,6 +82,8 @@ class Session:
             providers.require_on_device(self.nodes, self.device)
         self.inputs = tuple(_tensor(item) for item in self._session.get_inputs())
         self.outputs = tuple(_tensor(item) for item in self._session.get_outputs())
+        # What the tokenizer gives is int64; a graph may want its ids or its mask in another type.
+        self._types = {tensor.name: tensor.dtype for tensor in self.inputs if tensor.dtype in _NARROW}
         self._card: Card | None = None
         if self.device.startswith("cuda"):
             # Imported here: a start on the CPU should not pay for it.
@@ -140,17 +143,24 @@ class Session:
     def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None) -> list[NDArray[Any]]:
         """Run the graph once. Returns the arrays named in `outputs` in that order, or all of them.
 
-        Raises UntorchError with ONNX Runtime's own message if the run fails.
+        Whole numbers are converted to the graph's own types. Raises UntorchError with ONNX Runtime's own message if
+        the run fails.
         """
         if native.calls.process is not self._process:
             raise _after_fork()
         try:
             if self._card is not None:
                 return native.calls(self._card.run, feeds, outputs or [tensor.name for tensor in self.outputs])
+            if self._types:
+                feeds = {name: self._typed(name, array) for name, array in feeds.items()}
             return native.calls(self._session.run, outputs, feeds)
         except Exception as error:
             shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in feeds.items())
             raise UntorchError(f"ONNX Runtime failed on inputs {shapes}: {_first_line(error)}") from error
+
+    def _typed(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
+        whole = array.dtype.kind in "iu" and name in self._types
+        return array.astype(self._types[name], copy=False) if whole else array
 
     def capture(self, limit: int | None, fills: Mapping[str, int]) -> None:
         """On a card, capture a CUDA graph for each of a ladder of small shapes at its first use, or by `warmup`.

@@ -258,9 +258,10 @@ class Run:
                 self.add(
                     "sentences", name, engine, f"{len(made.texts)} texts", [seconds],
                     texts_per_second=len(made.texts) / seconds, model_seconds=model,
-                    share=floor / model / rate if model else None,
+                    busy=model / seconds if model else None, share=floor / model / rate if model else None,
                 )  # fmt: skip
-            self.data["timeline"].append({"engine": engine, "spans": [list(span) for span in spans][:4000]})
+            timed = [(kind, 1e3 * (begin - start), 1e3 * (end - start)) for kind, begin, end in spans]
+            self.data["timeline"].append({"engine": engine, "milliseconds": timed[:4000]})
 
     def start(self, bundle: Path) -> None:
         """From the start of a process to its first answer on the device."""

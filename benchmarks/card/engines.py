@@ -63,7 +63,7 @@ def plain_session(bundle: Path, precision: str, device: str) -> Forward:
     session = onnxruntime.InferenceSession(str(bundle / "onnx" / name), options, providers=[provider])
     if session.get_providers()[0] != provider:
         raise RuntimeError(f"{provider} did not start")
-    return padded(lambda feeds: session.run(["logits"], feeds)[0], [item.name for item in session.get_inputs()])
+    return session_engine(session)
 
 
 def untorch_engine(bundle: Path, precision: str, device: str, *, graphs: bool = True) -> Forward:
@@ -74,6 +74,17 @@ def untorch_engine(bundle: Path, precision: str, device: str, *, graphs: bool = 
     if not graphs:
         model.session.capture(0, {})
     return padded(lambda feeds: model.forward(feeds)[0], list(model.input_names))
+
+
+def session_engine(session: Any) -> Forward:
+    """A session of ONNX Runtime's, its inputs in the types that it takes."""
+    types = {item.name: "int32" if "int32" in item.type else "int64" for item in session.get_inputs()}
+
+    def run(feeds: dict[str, np.ndarray]) -> np.ndarray:
+        typed = {name: array.astype(types[name], copy=False) for name, array in feeds.items()}
+        return session.run(["logits"], typed)[0]
+
+    return padded(run, list(types))
 
 
 def padded(run: Callable[[dict[str, np.ndarray]], np.ndarray], names: list[str]) -> Forward:

@@ -146,12 +146,16 @@ def streams(bundle: Path, config: dict[str, Any], device: str, made: Texts) -> d
 
 
 def _noted(pipe: Any) -> Callable[..., Any]:
-    """The pipeline, noting when it tokenizes and when the model runs."""
+    """The pipeline, noting when it tokenizes, when it makes arrays, and when the model runs."""
+    cards = [session._card for session in (pipe.model.session, pipe.model.packed) if session and session._card]
+    # On a card inside the lock, where one batch at a time has it; waiting for it is no work of the model's.
+    runs = [(card, name) for card in cards for name in ("_run", "_replay")] or [(pipe.model, "forward")]
+    steps = [("tokenize", pipe.tokenizer, "encode_ids"), ("arrays", pipe.tokenizer, "collate")]
+    steps += [("model", owner, name) for owner, name in runs]
 
     def call(texts: list[str], spans: list[Span] | None = None) -> Any:
         if spans is None:
             return pipe(texts)
-        encode, forward = pipe.tokenizer.encode_ids, pipe.model.forward
 
         def note(kind: str, function: Callable[..., Any]) -> Callable[..., Any]:
             def noted(*given: Any, **named: Any) -> Any:
@@ -163,11 +167,13 @@ def _noted(pipe: Any) -> Callable[..., Any]:
 
             return noted
 
-        pipe.tokenizer.encode_ids, pipe.model.forward = note("tokenize", encode), note("model", forward)
+        for kind, owner, name in steps:
+            setattr(owner, name, note(kind, getattr(owner, name)))
         try:
             return pipe(texts)
         finally:
-            del pipe.tokenizer.encode_ids, pipe.model.forward
+            for _, owner, name in steps:
+                delattr(owner, name)
 
     return call
 
@@ -206,4 +212,4 @@ def with_options(
     session = onnxruntime.InferenceSession(
         str(bundle / "onnx" / f"model_{precision}.onnx"), options, providers=chosen, enable_fallback=0
     )
-    return engines.padded(lambda feeds: session.run(["logits"], feeds)[0], [item.name for item in session.get_inputs()])
+    return engines.session_engine(session)

@@ -1,11 +1,12 @@
 """Runs one session on a card: bound buffers, and captured CUDA graphs for small shapes.
 
-Everything that is decided is in `buckets.py`; here is what touches the card. One run at a time: ONNX Runtime allows
-no other while graphs are captured, and a card has nothing to gain from two.
+Everything that is decided is in `buckets.py`; here is what touches the card. One run at a time, through the lane:
+ONNX Runtime allows no other while graphs are captured, and a card has nothing to gain from two.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,31 +18,36 @@ from numpy.typing import NDArray
 from untorch import buckets, cuda
 from untorch.buckets import Bucket
 from untorch.devices import onnxruntime
+from untorch.lane import allocating, lane
 from untorch.manifest import Tensor
 
 Array = NDArray[Any]
+
+logger = logging.getLogger("untorch")
 
 # The number that tells ONNX Runtime to run without capturing.
 _NO_GRAPH = -1
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Plan:
-    """One captured shape: host buffers in pinned memory, values on the card, and the binding that names them."""
+    """One captured shape: host buffers in pinned memory, values on the card, and the binding that names them.
+
+    ONNX Runtime keeps what was captured by thread; in another one the first run captures it anew.
+    """
 
     hosts: dict[str, Array]
     inputs: dict[str, Any]
     outputs: list[Any]
     binding: Any
     options: Any
+    captured_by: threading.Thread | None = None
 
 
 class Card:
     """A session on `cuda:N`. `graphs` says that it was opened for capturing.
 
-    Graphs are captured for the shapes of the ladder that `capture` sets, each at its first run. ONNX Runtime keeps
-    them by thread, so they belong to the first thread that runs, and to the next once that one has ended; other
-    threads run without.
+    Graphs are captured for the shapes of the ladder that `capture` sets, each at its first run.
     """
 
     # Where buffers lie, as ONNX Runtime names it.
@@ -59,17 +65,13 @@ class Card:
         self._fills: Mapping[str, int] = {}
         self._plans: dict[tuple[Bucket, tuple[str, ...]], _Plan | None] = {}
         self._numbers = 0
-        self._owner: threading.Thread | None = None
-        self._lock = threading.Lock()
         self._hosts: dict[str, Array] = {}
         self._devices: dict[str, Any] = {}
         self._plain = self._run_options(_NO_GRAPH)
 
     def capture(self, ladder: Sequence[Bucket], fills: Mapping[str, int]) -> None:
         """Set the shapes to capture, and what padding is filled with, by input (default 0)."""
-        with self._lock:
-            self._ladder, self._fills = (tuple(ladder) if self._graphs else ()), dict(fills)
-            self._plans.clear()
+        self._ladder, self._fills, self._plans = (tuple(ladder) if self._graphs else ()), dict(fills), {}
 
     @property
     def ladder(self) -> tuple[Bucket, ...]:
@@ -78,11 +80,19 @@ class Card:
 
     def run(self, feeds: Mapping[str, Array], names: Sequence[str]) -> list[Array]:
         """Run once; the outputs `names` as arrays of the caller's own."""
-        with self._lock:
-            used = self._shape(feeds)
-            bucket = buckets.choose(used.batch, used.length, self._ladder) if used and self._owns() else None
-            plan = self._plan(bucket, tuple(names)) if bucket else None
-            return self._replay(plan, feeds, names, used) if plan and used else self._run(feeds, names, used)
+        return lane(lambda: self._turn(feeds, tuple(names)))
+
+    def bound(self, binding: Any) -> None:
+        """Run once with what somebody else has bound, without a graph."""
+        lane(lambda: self._session.run_with_iobinding(binding, self._plain))
+
+    def _turn(self, feeds: Mapping[str, Array], names: tuple[str, ...]) -> list[Array]:
+        used = self._shape(feeds)
+        bucket = buckets.choose(used.batch, used.length, self._ladder) if used else None
+        if used is not None and bucket is not None and (plan := self._launched(bucket, names, feeds)) is not None:
+            inputs, found = tuple(self._inputs.values()), zip(names, plan.outputs, strict=True)
+            return [buckets.cut(self._fetched(value), self._outputs[name].axes, inputs, used) for name, value in found]
+        return self._run(feeds, names, used)
 
     def _shape(self, feeds: Mapping[str, Array]) -> Bucket | None:
         """The rows and tokens that all feeds share; None where they do not."""
@@ -90,17 +100,38 @@ class Card:
         (only,) = shapes if len(shapes) == 1 else ((),)
         return Bucket(*only) if len(only) == 2 else None
 
-    def _owns(self) -> bool:
-        if self._owner is None or not self._owner.is_alive():
-            self._owner = threading.current_thread()
-            self._plans.clear()
-        return self._owner is threading.current_thread()
+    def _launched(self, bucket: Bucket, names: tuple[str, ...], feeds: Mapping[str, Array]) -> _Plan | None:
+        """The bucket's plan, run with these feeds; at its first use it is captured on the way.
 
-    def _plan(self, bucket: Bucket, names: tuple[str, ...]) -> _Plan | None:
-        """The bucket's plan, made at its first use; None where an output's size is not known beforehand."""
-        if (bucket, names) not in self._plans:
-            self._plans[bucket, names] = self._made(bucket, names)
-        return self._plans[bucket, names]
+        None, and nothing was run, where an output's size is not known beforehand, where capturing failed, and while a
+        session is being opened.
+        """
+        key, thread = (bucket, names), threading.current_thread()
+        plan = self._plans.get(key)
+        if plan is not None and plan.captured_by is thread:
+            self._replay(plan, feeds)
+            return plan
+        if (key in self._plans and plan is None) or not allocating.acquire(blocking=False):
+            return None
+        try:
+            plan = plan or self._made(bucket, names)
+            if plan is not None:
+                self._replay(plan, feeds)
+                plan.captured_by = thread
+        except Exception as error:
+            # A run without it gives the same answer, or says what is wrong.
+            logger.warning("no CUDA graph could be captured for %d rows of %d tokens: %s", *bucket, error)
+            plan = None
+        finally:
+            allocating.release()
+        self._plans[key] = plan
+        return plan
+
+    def _replay(self, plan: _Plan, feeds: Mapping[str, Array]) -> None:
+        for name, host in plan.hosts.items():
+            buckets.fill(host, feeds[name], self._fills.get(name, 0))
+            plan.inputs[name].update_inplace(host)
+        self._session.run_with_iobinding(plan.binding, plan.options)
 
     def _made(self, bucket: Bucket, names: tuple[str, ...]) -> _Plan | None:
         inputs = tuple(self._inputs.values())
@@ -119,15 +150,6 @@ class Card:
             binding.bind_ortvalue_output(name, value)
         self._numbers += 1
         return _Plan(hosts, values, outputs, binding, self._run_options(self._numbers))
-
-    def _replay(self, plan: _Plan, feeds: Mapping[str, Array], names: Sequence[str], used: Bucket) -> list[Array]:
-        inputs = tuple(self._inputs.values())
-        for name, host in plan.hosts.items():
-            buckets.fill(host, feeds[name], self._fills.get(name, 0))
-            plan.inputs[name].update_inplace(host)
-        self._session.run_with_iobinding(plan.binding, plan.options)
-        found = zip(names, plan.outputs, strict=True)
-        return [buckets.cut(self._fetched(value), self._outputs[name].axes, inputs, used) for name, value in found]
 
     def _run(self, feeds: Mapping[str, Array], names: Sequence[str], used: Bucket | None) -> list[Array]:
         """Without a graph: pinned host buffers and outputs on the card, both kept and grown."""

@@ -115,8 +115,11 @@ def open_session(
         device=device,
         threads=threads,
         optimized=graph.optimized,
-        # How many tokens are left without padding is known only as it runs.
-        capturable=buckets.is_bounded(graph.inputs) and not variant.precision.endswith(PACKED),
+        # How many tokens are left without padding is known only as it runs. What generates keeps its values on the
+        # card, in other places at every run.
+        capturable=role in ("model", "head")
+        and buckets.is_bounded(graph.inputs)
+        and not variant.precision.endswith(PACKED),
         kernels=own_operators,
     )
     weights.result()

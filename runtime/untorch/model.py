@@ -136,10 +136,7 @@ class AutoModel:
         return self.session.device
 
     def warmup(self) -> None:
-        """Do now what the first calls would: allocate, and on a card capture the CUDA graphs of small batches.
-
-        Captured graphs serve the thread that captured them.
-        """
+        """Do now what the first calls would: allocate, and on a card capture the CUDA graphs of small batches."""
         self.session.warmup(self.output_names)
 
     @property

@@ -95,6 +95,9 @@ def cuda_options(device: str, *, graphs: bool = False) -> dict[str, str]:
         "arena_extend_strategy": "kSameAsRequested",
         # TF32 keeps 10 bits of a product's operands, and fp32 promises 1e-4.
         "use_tf32": "0",
+        # Attention by flash (1), memory-efficient (2) or plain (16) kernels. cuDNN's, which ONNX Runtime would take by
+        # itself wherever it finds cuDNN, are built anew for every shape.
+        "sdpa_kernel": "19",
     }
     return {**options, "enable_cuda_graph": "1"} if graphs else options
 

@@ -127,10 +127,13 @@ class Session:
 
     def _open_on_card(self, graph: Path, optimized: bool, capturable: bool) -> tuple[Any, bool]:
         """The session, and whether CUDA graphs can be captured of it: ONNX Runtime refuses where the CPU has a part."""
+        from untorch.lane import allocating
+
         for graphs in (True, False) if capturable else (False,):
             options = providers.cuda_options(self.device, graphs=graphs)
             try:
-                session = self._open(graph, self._options(optimized), [(cuda.PROVIDER, options), providers.CPU])
+                with allocating:
+                    session = self._open(graph, self._options(optimized), [(cuda.PROVIDER, options), providers.CPU])
             except DeviceError as error:
                 if graphs and _NOT_CAPTURED in str(error):
                     continue
@@ -205,7 +208,7 @@ class Session:
                 binding.bind_output(name)
             for name in values:
                 binding.bind_output(name, kind, index)
-            native.calls(self._session.run_with_iobinding, binding)
+            native.calls(self._card.bound if self._card else self._session.run_with_iobinding, binding)
         except Exception as error:
             shapes = ", ".join(f"{name} {list(_shape(feed))}" for name, feed in feeds.items())
             raise UntorchError(f"ONNX Runtime failed on inputs {shapes}: {_first_line(error)}") from error

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from untorch import buckets, cuda
+from untorch import buckets, cuda, lane
 from untorch.buckets import Bucket
 from untorch.card import Card
 from untorch.session import Session
@@ -31,6 +31,11 @@ def host_memory():
         # Whatever is not written over would be seen.
         patch.setattr(cuda, "pinned", lambda shape, dtype, card: np.full(shape, 7, dtype))
         yield
+
+
+@pytest.fixture(autouse=True)
+def own_lane(monkeypatch):
+    monkeypatch.setattr("untorch.card.lane", lane.Lane())
 
 
 @pytest.fixture(scope="module")
@@ -91,31 +96,66 @@ def test_plans_are_no_more_than_the_ladder(session, names):
     assert {bucket for bucket, _ in made._plans} <= set(made.ladder)
 
 
-def test_captured_shapes_serve_one_thread_and_others_run_without(session, names):
+def test_another_thread_captures_anew_and_gets_its_own_answers(session, names):
+    made = card(session)
+    feeds = [batch(1, 9, seed) for seed in range(4)]
+    expected = [session.run(one, names) for one in feeds]
+    made.run(feeds[0], names)
+    [plan] = made._plans.values()
+    assert plan.captured_by is threading.current_thread()
+    wrong = []
+
+    def elsewhere(one, want):
+        try:
+            close(names, made.run(one, names), want, one["attention_mask"])
+        except AssertionError as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=elsewhere, args=both) for both in zip(feeds, expected, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert made._plans == {next(iter(made._plans)): plan}
+    assert plan.captured_by not in (threading.current_thread(), *threads)
+
+
+def test_nothing_is_captured_while_a_session_is_opened(session, names):
     made = card(session)
     feeds = batch(1, 9)
     expected = session.run(feeds, names)
-    made.run(feeds, names)
-    plans = dict(made._plans)
-
-    def elsewhere():
+    with lane.allocating:
         close(names, made.run(feeds, names), expected, feeds["attention_mask"])
-
-    one = threading.Thread(target=elsewhere)
-    one.start()
-    one.join()
-    assert made._plans == plans
-    assert made._owner is threading.main_thread()
+        assert not made._plans
+    close(names, made.run(feeds, names), expected, feeds["attention_mask"])
+    assert all(made._plans.values())
 
 
-def test_a_thread_that_ended_leaves_its_place_to_the_next(session, names):
-    made = card(session)
-    one = threading.Thread(target=made.run, args=(batch(1, 9), names))
-    one.start()
-    one.join()
-    made.run(batch(1, 9), names)
-    assert made._owner is threading.main_thread()
-    assert made._plans
+def test_where_capturing_fails_the_run_goes_without(session, names, caplog):
+    class Refusing:
+        """A session that captures nothing."""
+
+        def __init__(self):
+            self.asked = 0
+
+        def io_binding(self):
+            return session._session.io_binding()
+
+        def run_with_iobinding(self, binding, options):
+            if options.get_run_config_entry("gpu_graph_id") != "-1":
+                self.asked += 1
+                raise RuntimeError("operation not permitted when stream is capturing")
+            session._session.run_with_iobinding(binding, options)
+
+    refusing = Refusing()
+    made = OnTheHost(refusing, "cuda:0", session.inputs, session.outputs, graphs=True)
+    made.capture(buckets.ladder(64), {})
+    feeds = batch(1, 9)
+    for _ in range(3):
+        close(names, made.run(feeds, names), session.run(feeds, names), feeds["attention_mask"])
+    assert refusing.asked == 1
+    assert "could be captured for 1 rows of 16 tokens: operation not permitted" in caplog.text
 
 
 def test_an_output_of_unknown_size_is_left_to_onnx_runtime(session, names):

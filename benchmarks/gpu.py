@@ -6,28 +6,35 @@
 It builds its models on the spot from their configurations with random weights, checks every engine's answers against
 PyTorch in fp32, and writes `gpu-DATE.json` after each step to `$OUT`, or to `benchmarks/results`, where the HTML
 report finds it. `--device cpu --quick` is a smoke run: it shows that everything works, and its figures mean nothing.
-Steps that the budget leaves no time for are left out and named. It needs numpy, tokenizers, onnx, torch, transformers
-and onnxruntime-gpu, and no Optimum.
+Steps that the budget leaves no time for are left out and named, and so is an engine that fails. It needs numpy,
+tokenizers, onnx, torch, transformers and onnxruntime-gpu, and no Optimum.
 
 On a machine without a network, onnxruntime-gpu has to be brought along. Where what can be brought at once is limited
-to less than the wheel, keep only the card's architecture, in parts, and bring one part a call:
+to less than the wheel, keep only the card's architecture, in parts, and bring one part a call. The wheel has to be one
+for the other machine's Python. Its folder `onnxruntime/tools` is needed to build the models; a slimmer that drops it
+has to be told, or the folder brought beside:
 
-    1.  python slim_wheel.py WHEEL --arch 90 --out .ortgpu --part-mib 30       here, once
+    1.  python slim_wheel.py WHEEL --arch 90 --out .ortgpu --part-mib 28       here, once, and
+        unzip -q WHEEL 'onnxruntime/tools/*' -d .ortgpu
     2.  mkdir -p /tmp/parts && cp .ortgpu/ortgpu.tar.xz.00 /tmp/parts           there, with the first part
-    3.  cp .ortgpu/ortgpu.tar.xz.* /tmp/parts && mkdir -p /tmp/site && cat /tmp/parts/ortgpu.tar.xz.* |
-        tar -xJ -C /tmp/site && PYTHONPATH=/tmp/site python3 benchmarks/gpu.py   there, with the other parts
+    3.  cp .ortgpu/ortgpu.tar.xz.* /tmp/parts && python3 benchmarks/card/unpack.py /tmp/parts /tmp/site &&
+        cp -rn .ortgpu/onnxruntime/tools /tmp/site/onnxruntime/ &&
+        PYTHONPATH=/tmp/site python3 benchmarks/gpu.py                          there, with the other parts and tools
 
-Between two calls the machine must stay the same one. NVIDIA's libraries are taken from PyTorch's packages.
+Between two calls the machine must stay the same one. NVIDIA's libraries are taken from PyTorch's packages. Where
+`onnxruntime_ep_nv_tensorrt_rtx` can be imported, that plugin is timed as well.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import itertools
 import json
 import multiprocessing
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -52,12 +59,16 @@ from benchmarks.card import engines, masks, models, texts, work  # noqa: E402
 # Batches and lengths: of the first model all of them, of the others the corners.
 GRID = {"distilbert-base": ((1, 8, 32, 128, 256), (16, 32, 128, 512))}
 CORNERS = (1, 32, 256), (16, 128, 512)
-# Above this many tokens fp32 takes seconds a call, and nobody would run it so.
-FP32_TOKENS = 8192
+# The shape that a goal is about comes first.
+FIRST = {"bert-base": [(32, 128)]}
+# Above this many tokens these take seconds a call and gigabytes of scores, and nobody would run them so.
+SLOW, SLOW_TOKENS = ("torch fp16 eager", "session.run fp32"), 8192
 # An engine is timed if it decides as PyTorch's fp32 does, and no probability moves further than this.
 AGREEMENT, PROBABILITY = 0.98, 0.05
 # Engines that are tried with the first model alone.
 FIRST_ONLY = ("torch fp16 eager", "session.run fp32", "untorch fp16, no graphs")
+# Engines that compile, each in a process of its own.
+COMPILED, RTX = "torch.compile max-autotune", "TensorRT-RTX plugin"
 # Engines that run the head's graph, whose last layer works for one token a row.
 HEADS = ("untorch fp16", "untorch fp16, no graphs")
 
@@ -94,7 +105,7 @@ class Run:
                 if needed:
                     raise
                 traceback.print_exc()
-                self.data["left_out"].append({"step": name, "why": f"{type(error).__name__}: {str(error)[:300]}"})
+                self._leave_out(name, error)
             self.data["seconds"][name] = round(_clock() - start, 1)
         print(f"{name}: {_clock() - start:.1f} s", flush=True)
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -134,6 +145,10 @@ class Run:
         }  # fmt: skip
         self.data["device"] = "CPU, a smoke run" if self.device == "cpu" else torch.cuda.get_device_name(0)
         if self.device == "cuda":
+            if importlib.util.find_spec("onnxruntime.tools.symbolic_shape_infer") is None:
+                raise RuntimeError(
+                    "this onnxruntime lacks its folder `tools`, which building the models needs; see --help"
+                )
             found = cuda.require("cuda:0")
             machine |= {"driver": found.driver, "driver_cuda": found.driver_cuda, "cudnn": found.cudnn}
         self.data["machine"] = machine
@@ -151,49 +166,38 @@ class Run:
 
     def load(self) -> None:
         """Every engine that can run here. One that cannot is named, and is not timed."""
-        packed = ["fp16_packed"] if self.device == "cuda" else []
         for name, config in self.configs.items():
-            bundle = self.bundles[name]
-            makers: dict[str, Callable[[], engines.Forward]] = {
-                "torch fp16 sdpa": lambda config=config: engines.torch_engine(config, self.device),
-                "torch fp16 eager": lambda config=config: engines.torch_engine(config, self.device, attention="eager"),
-                **{
-                    f"session.run {precision}": lambda bundle=bundle, precision=precision: engines.plain_session(
-                        bundle, precision, self.device
-                    )
-                    for precision in ("fp32", "fp16")
-                },
-                **{
-                    f"untorch {precision}": lambda bundle=bundle, precision=precision: engines.untorch_engine(
-                        bundle, precision, self.device
-                    )
-                    for precision in ("fp16", *packed)
-                },
-                **{
-                    f"session.run fp16, mask as {form}": lambda bundle=bundle, form=form: engines.plain_session(
-                        bundle, masks.write(bundle, form), self.device
-                    )
-                    for form in masks.FORMS[:2]
-                },
-                **{
-                    f"session.run {precision}": lambda bundle=bundle, precision=precision: engines.plain_session(
-                        bundle, precision, self.device
-                    )
-                    for precision in packed
-                },
-                "untorch fp16, no graphs": lambda bundle=bundle: engines.untorch_engine(
-                    bundle, "fp16", self.device, graphs=False
-                ),
-            }
             self.engines[name] = {}
-            for engine, make in makers.items():
+            for engine, make in self._makers(self.bundles[name], config).items():
                 if engine in FIRST_ONLY and name not in GRID:
                     continue
                 try:
                     self.engines[name][engine] = make()
                 except Exception as error:
-                    why = f"{type(error).__name__}: {str(error)[:300]}"
-                    self.data["left_out"].append({"step": f"{name}: {engine}", "why": why})
+                    self._leave_out(f"{name}: {engine}", error)
+
+    def _makers(self, bundle: Path, config: dict[str, Any]) -> dict[str, Callable[[], engines.Forward]]:
+        device = self.device
+
+        def masked(form: str) -> engines.Forward:
+            return engines.plain_session(bundle, masks.write(bundle, form), device)
+
+        found: dict[str, Callable[[], engines.Forward]] = {
+            "torch fp16 sdpa": lambda: engines.torch_engine(config, device),
+            "torch fp16 eager": lambda: engines.torch_engine(config, device, attention="eager"),
+            "session.run fp32": lambda: engines.plain_session(bundle, "fp32", device),
+            "session.run fp16": lambda: engines.plain_session(bundle, "fp16", device),
+            "session.run fp16, mask of keys": lambda: masked("keys"),
+            "untorch fp16": lambda: engines.untorch_engine(bundle, "fp16", device),
+            "untorch fp16, no graphs": lambda: engines.untorch_engine(bundle, "fp16", device, graphs=False),
+        }
+        if device == "cuda":
+            found["session.run fp16_packed"] = lambda: engines.plain_session(bundle, "fp16_packed", device)
+            found["untorch fp16_packed"] = lambda: engines.untorch_engine(bundle, "fp16_packed", device)
+        return found
+
+    def _leave_out(self, step: str, error: Exception) -> None:
+        self.data["left_out"].append({"step": step, "why": f"{type(error).__name__}: {str(error)[:300]}"})
 
     def parity(self) -> None:
         """Every engine against PyTorch in fp32 on the CPU; one that disagrees is not timed."""
@@ -214,19 +218,25 @@ class Run:
 
     def grid(self) -> None:
         """The model alone: batches of full rows, ids on the host to logits on the host."""
-        for name, config in self.configs.items():
+        shapes = [(name, shape) for name in self.configs for shape in (FIRST.get(name, []) if not self.quick else [])]
+        for name in self.configs:
             batches, lengths = GRID.get(name, CORNERS) if not self.quick else ((1, 4), (16, 32))
-            for batch, length in itertools.product(batches, lengths):
-                given = texts.ids(batch, length)
-                for engine, forward in self.engines[name].items():
-                    if "fp32" in engine and batch * length > FP32_TOKENS:
-                        continue
-                    if self.end - _clock() < 5:
-                        raise TimeoutError("the budget ran out inside the grid")
+            shapes += [(name, shape) for shape in itertools.product(batches, lengths) if (name, shape) not in shapes]
+        for name, (batch, length) in shapes:
+            given = texts.ids(batch, length)
+            for engine, forward in self.engines[name].items():
+                if engine in SLOW and batch * length > SLOW_TOKENS:
+                    continue
+                if self.end - _clock() < 5:
+                    raise TimeoutError("the budget ran out inside the grid")
+                try:
                     samples = texts.samples(lambda f=forward, g=given: f(*g), self.quick)
-                    floor = work.operations(config, [length] * batch, head_only=engine in HEADS)
-                    share = floor / statistics.median(samples) / self.data["limits"]["operations_per_second"]
-                    self.add("model", name, engine, f"{batch}x{length}", samples, share=share)
+                except Exception as error:
+                    self._leave_out(f"{name}: {engine}, {batch}x{length}", error)
+                    continue
+                floor = work.operations(self.configs[name], [length] * batch, head_only=engine in HEADS)
+                share = floor / statistics.median(samples) / self.data["limits"]["operations_per_second"]
+                self.add("model", name, engine, f"{batch}x{length}", samples, share=share)
 
     def one_text(self) -> None:
         """Text in, label out, one text of 16, 32 and 128 tokens at a time."""
@@ -281,31 +291,38 @@ class Run:
         self.data["tests"] = {"rc": done.returncode, "tail": done.stdout[-3000:]}
         print(done.stdout[-1500:], flush=True)
 
-    def compiled(self, names: Iterable[str], seconds: float) -> None:
-        """`torch.compile` in a process of its own, since tuning takes as long as it takes; rows as they come."""
-        command = [sys.executable, str(Path(__file__)), "--compile-peer", *names, "--device", self.device]
-        process = subprocess.Popen([*command, *(["--quick"] if self.quick else [])], stdout=subprocess.PIPE, text=True)
+    def peer(self, engine: str, cases: Iterable[str], seconds: float) -> None:
+        """An engine that compiles for as long as that takes, in a process of its own; its rows as they come."""
+        command = [sys.executable, str(Path(__file__)), "--peer", engine, *cases, "--device", self.device]
+        command += ["--folder", str(next(iter(self.bundles.values())).parent), *(["--quick"] if self.quick else [])]
+        # With its workers, which would hold the pipe.
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
         try:
             out, _ = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             out, _ = process.communicate()
-            self.data["left_out"].append({"step": "torch.compile", "why": f"not all was tuned in {seconds:.0f} s"})
+            self.data["left_out"].append({"step": engine, "why": f"not all was compiled in {seconds:.0f} s"})
         for line in out.splitlines():
             if line.startswith("{"):
                 row = json.loads(line)
-                self.add("model", row["model"], row["engine"], row["case"], row["samples"], agreement=row["agreement"])
+                self.add("model", row["model"], engine, row["case"], row["samples"], agreement=row["agreement"])
+        if process.returncode not in (0, -signal.SIGKILL):
+            self.data["left_out"].append({"step": engine, "why": f"it ended with {process.returncode}"})
 
     def options(self) -> None:
         """Settings of the provider that might help, one at a time, on the fp16 graph or one with another mask."""
         bundle = self.bundles["distilbert-base"]
         for name, form, settings, entries in texts.OPTIONS:
-            precision = masks.write(bundle, form) if form else "fp16"
-            call = texts.with_options(bundle, precision, self.device, settings, entries)
-            for batch, length in ((1, 16), (32, 128), (32, 512)) if not self.quick else ((1, 16),):
-                given = texts.ids(batch, length)
-                samples = texts.samples(lambda c=call, g=given: c(*g), self.quick)
-                self.add("option", "distilbert-base", name, f"{batch}x{length}", samples)
+            try:
+                precision = masks.write(bundle, form) if form else "fp16"
+                call = texts.with_options(bundle, precision, self.device, settings, entries)
+                for batch, length in ((1, 16), (32, 128), (32, 512)) if not self.quick else ((1, 16),):
+                    given = texts.ids(batch, length)
+                    samples = texts.samples(lambda c=call, g=given: c(*g), self.quick)
+                    self.add("option", "distilbert-base", name, f"{batch}x{length}", samples)
+            except Exception as error:
+                self._leave_out(f"option: {name}", error)
 
     def goals(self) -> None:
         """What was wanted, and what came out."""
@@ -322,7 +339,7 @@ class Run:
             return over / under if over and under else None
 
         sentences = next((row["case"] for row in self.data["results"] if row["what"] == "sentences"), "")
-        compiled = self.median("model", "distilbert-base", "torch.compile max-autotune", "1x16")
+        compiled = self.median("model", "distilbert-base", COMPILED, "1x16")
         rows = [
             ("text in, label out, 1x16", "<= 0.6 ms", one),
             ("… over PyTorch fp16 eager", ">= 2x", ratio(
@@ -343,30 +360,34 @@ class Run:
             print(row, flush=True)
 
 
-def compile_peer(names: list[str], device: str, quick: bool) -> None:
-    """The child process: tune, compare, time, print a row at once."""
+def peer(engine: str, cases: list[str], device: str, folder: Path, quick: bool) -> None:
+    """The child process: compile, compare, time, print a row at once."""
     configs = models.QUICK if quick else models.CONFIGS
-    for name in names:
-        model, _, shape = name.partition(":")
+    for case in cases:
+        model, _, shape = case.partition(":")
         batch, length = (int(part) for part in shape.split("x"))
-        forward = engines.torch_engine(configs[model], device, compiled="eager" if quick else "max-autotune")
+        if engine == RTX:
+            forward = engines.tensorrt_rtx(models.standard_fp16(folder / model))
+        else:
+            forward = engines.torch_engine(configs[model], device, compiled="eager" if quick else "max-autotune")
         given = texts.ids(batch, length)
         row = texts.compare(engines.reference(configs[model])(*given), forward(*given))
         samples = texts.samples(lambda f=forward, g=given: f(*g), quick)
-        found = {"model": model, "engine": "torch.compile max-autotune", "case": shape, "samples": samples, **row}
-        print(json.dumps(found), flush=True)
+        print(json.dumps({"model": model, "case": shape, "samples": samples, **row}), flush=True)
 
 
 def main() -> None:
     """Everything, in the order in which it matters."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--budget", type=float, default=420, help="seconds in all (default: 420)")
+    parser.add_argument("--budget", type=float, default=520, help="seconds in all (default: 520)")
     parser.add_argument("--quick", action="store_true", help="a smoke run: tiny models, few calls")
-    parser.add_argument("--compile-peer", nargs="*", help=argparse.SUPPRESS)
+    parser.add_argument("--peer", nargs="+", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.compile_peer is not None:
-        compile_peer(arguments.compile_peer, arguments.device, arguments.quick)
+    if arguments.peer is not None:
+        engine, *cases = arguments.peer
+        peer(engine, cases, arguments.device, arguments.folder, arguments.quick)
         return
     out = Path(os.environ.get("OUT") or ROOT / "benchmarks" / "results")
     run = Run(arguments.device, arguments.budget, arguments.quick, out)
@@ -380,10 +401,13 @@ def main() -> None:
         run.step("one text", 20, run.one_text)
         run.step("sentences", 20, run.ragged)
         run.step("first answer", 30, lambda: run.start(run.bundles["distilbert-base"]))
+        cases = ("distilbert-base:1x16", "bert-base:32x128")
         left = min(90.0, max(run.end - _clock() - 60, 10))
-        run.step("torch.compile", 10, lambda: run.compiled(("distilbert-base:1x16", "bert-base:32x128"), left))
+        run.step("torch.compile", 10, lambda: run.peer(COMPILED, cases, left))
         run.step("grid", 10, run.grid)
         run.step("options", 20, run.options)
+        if importlib.util.find_spec("onnxruntime_ep_nv_tensorrt_rtx") is not None:
+            run.step("TensorRT-RTX", 30, lambda: run.peer(RTX, cases, min(90.0, run.end - _clock())))
         run.step("goals", -1e9, run.goals)
     print(f"written: {run.path}")
     sys.stdout.flush()

@@ -66,6 +66,19 @@ def plain_session(bundle: Path, precision: str, device: str) -> Forward:
     return session_engine(session)
 
 
+def tensorrt_rtx(graph: Path) -> Forward:
+    """A graph of standard operators through the plugin onnxruntime-ep-nv-tensorrt-rtx, which compiles it here."""
+    import onnxruntime
+    import onnxruntime_ep_nv_tensorrt_rtx as plugin
+
+    name = plugin.get_ep_name()
+    onnxruntime.register_execution_provider_library(name, plugin.get_library_path())
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.add_provider_for_devices([one for one in onnxruntime.get_ep_devices() if one.ep_name == name][:1], {})
+    return session_engine(onnxruntime.InferenceSession(str(graph), options))
+
+
 def untorch_engine(bundle: Path, precision: str, device: str, *, graphs: bool = True) -> Forward:
     """Untorch's model; without `graphs`, no CUDA graph is captured."""
     from untorch import AutoModelForSequenceClassification

@@ -1,9 +1,9 @@
 """The fp16 graph with its mask given to attention in another form. On a card the form decides which kernel runs.
 
-ONNX Runtime's MultiHeadAttention takes a mask of keys (rows, tokens), with which the CUDA provider multiplies, masks
-and multiplies again; lengths (rows,), with which it has fused kernels, right for padding on the right only; or a bias
-(rows, 1, tokens, tokens), right under any mask, with which its memory-efficient kernel runs where rows are a multiple
-of eight long. Without any, flash attention runs, right where nothing is padded.
+The fp16 graph has a bias (rows, 1, tokens, tokens), right under any mask (`untorch_export/masks.py` says why). Others:
+a mask of keys (rows, tokens), with which the CUDA provider multiplies, masks and multiplies again; lengths (rows,),
+right for padding on the right, for which Hopper has cuDNN's kernel alone; none, right where nothing is padded, with
+which flash attention runs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-FORMS = ("lengths", "bias", "none")
+FORMS = ("keys", "lengths", "none")
 _KEY_MASK, _BIAS = 4, 5
 
 
@@ -31,24 +31,28 @@ def write(bundle: Path, form: str) -> str:
 
 
 def reform(model: ModelProto, form: str) -> ModelProto:
-    """The model, changed in place. Raises ValueError if it has no attention with a mask of keys."""
-    found = [node for node in model.graph.node if node.op_type == "MultiHeadAttention" and len(node.input) > _KEY_MASK]
+    """The model, changed in place. Raises ValueError if it has no attention with a bias."""
+    from untorch_export.graph import drop_unused
+
+    found = [node for node in model.graph.node if node.op_type == "MultiHeadAttention" and len(node.input) > _BIAS]
     if not found:
-        raise ValueError("the graph has no MultiHeadAttention with a mask of keys")
+        raise ValueError("the graph has no MultiHeadAttention with a bias")
     for node in found:
-        inputs = [*node.input[:_KEY_MASK], "", ""]
-        if form == "lengths":
-            inputs[_KEY_MASK] = "mask.lengths"
-        elif form == "bias":
-            inputs[_BIAS] = "mask.bias"
-        while not inputs[-1]:
-            inputs.pop()
-        node.input[:] = inputs
-    added = {"lengths": _lengths, "bias": _bias, "none": lambda model: []}[form](model)
+        node.input[:] = [*node.input[:_KEY_MASK], *([] if form == "none" else [f"form.{form}"])]
+        while not node.input[-1]:
+            node.input.pop()
+    added = {"keys": _keys, "lengths": _lengths, "none": lambda model: []}[form](model)
     nodes = [*added, *model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
+    drop_unused(model.graph)
     return model
+
+
+def _keys(model: ModelProto) -> list[NodeProto]:
+    from onnx import TensorProto, helper
+
+    return [helper.make_node("Cast", ["attention_mask"], ["form.keys"], to=TensorProto.INT32)]
 
 
 def _lengths(model: ModelProto) -> list[NodeProto]:
@@ -57,37 +61,18 @@ def _lengths(model: ModelProto) -> list[NodeProto]:
     _constants(model)
     ones = helper.make_tensor("value", TensorProto.FLOAT, [1], [1.0])
     return [
-        helper.make_node("Cast", ["attention_mask"], ["mask.float"], to=TensorProto.FLOAT),
-        helper.make_node("Shape", ["attention_mask"], ["mask.size"], start=1, end=2),
-        helper.make_node("Concat", ["mask.size", "mask.one"], ["mask.column"], axis=0),
-        helper.make_node("ConstantOfShape", ["mask.column"], ["mask.ones"], value=ones),
-        helper.make_node("MatMul", ["mask.float", "mask.ones"], ["mask.sums"]),
-        helper.make_node("Reshape", ["mask.sums", "mask.flat"], ["mask.counts"]),
-        helper.make_node("Cast", ["mask.counts"], ["mask.lengths"], to=TensorProto.INT32),
-    ]
-
-
-def _bias(model: ModelProto) -> list[NodeProto]:
-    from onnx import TensorProto, helper
-
-    from untorch_export.precision import MASKED
-
-    _constants(model)
-    for name, value in (("mask.whole", 1.0), ("mask.lowest", MASKED)):
-        model.graph.initializer.append(helper.make_tensor(name, TensorProto.FLOAT16, [], [value]))
-    return [
-        helper.make_node("Cast", ["attention_mask"], ["mask.half"], to=TensorProto.FLOAT16),
-        helper.make_node("Sub", ["mask.whole", "mask.half"], ["mask.off"]),
-        helper.make_node("Mul", ["mask.off", "mask.lowest"], ["mask.keys"]),
-        helper.make_node("Unsqueeze", ["mask.keys", "mask.axes"], ["mask.row"]),
-        helper.make_node("Shape", ["attention_mask"], ["mask.size"], start=1, end=2),
-        helper.make_node("Concat", ["mask.one", "mask.one", "mask.size", "mask.one"], ["mask.shape"], axis=0),
-        helper.make_node("Expand", ["mask.row", "mask.shape"], ["mask.bias"]),
+        helper.make_node("Cast", ["attention_mask"], ["form.float"], to=TensorProto.FLOAT),
+        helper.make_node("Shape", ["attention_mask"], ["form.size"], start=1, end=2),
+        helper.make_node("Concat", ["form.size", "form.first"], ["form.column"], axis=0),
+        helper.make_node("ConstantOfShape", ["form.column"], ["form.ones"], value=ones),
+        helper.make_node("MatMul", ["form.float", "form.ones"], ["form.sums"]),
+        helper.make_node("Reshape", ["form.sums", "form.flat"], ["form.counts"]),
+        helper.make_node("Cast", ["form.counts"], ["form.lengths"], to=TensorProto.INT32),
     ]
 
 
 def _constants(model: ModelProto) -> None:
     from onnx import TensorProto, helper
 
-    for name, values in (("mask.one", [1]), ("mask.flat", [-1]), ("mask.axes", [1, 2])):
+    for name, values in (("form.first", [1]), ("form.flat", [-1])):
         model.graph.initializer.append(helper.make_tensor(name, TensorProto.INT64, [len(values)], values))

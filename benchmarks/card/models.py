@@ -102,6 +102,7 @@ def _graphs(model: Any, config: dict[str, Any], folder: Path) -> dict[str, dict[
     import onnx
 
     from untorch_export import graph, optimize, prune
+    from untorch_export.masks import as_bias
     from untorch_export.packing import pack
     from untorch_export.precision import take_int32, to_fp16
 
@@ -121,14 +122,25 @@ def _graphs(model: Any, config: dict[str, Any], folder: Path) -> dict[str, dict[
     if (count := optimize.fused_attention(graph.fused(fused))) != layers:
         raise RuntimeError(f"{count} of {layers} attention layers fused")
     found = {"fp32": {"model": plain}, "fp16": {"model": folder / "model_fp16.onnx"}}
-    graph.save(to_fp16(fused), folder / "model_fp16.onnx")
+    graph.save(as_bias(to_fp16(fused)), folder / "model_fp16.onnx")
     if (head := prune.head_only(fused, "logits")) is not None:
         found["fp16"]["head"] = folder / "head_fp16.onnx"
-        graph.save_beside(take_int32(to_fp16(head)), found["fp16"]["head"], folder / "model_fp16.onnx")
+        graph.save_beside(take_int32(as_bias(to_fp16(head))), found["fp16"]["head"], folder / "model_fp16.onnx")
     if (packed := pack(to_fp16(fused))) is not None:
         found["fp16_packed"] = {"model": folder / "model_fp16_packed.onnx"}
         graph.save_beside(take_int32(packed), folder / "model_fp16_packed.onnx", folder / "model_fp16.onnx")
     return found
+
+
+def standard_fp16(bundle: Path) -> Path:
+    """The fp16 form of a bundle's `model.onnx`, of standard operators alone, beside it."""
+    from untorch_export import graph
+    from untorch_export.precision import to_fp16
+
+    path = bundle / "onnx/model_fp16_standard.onnx"
+    if not path.exists():
+        graph.save(to_fp16(graph.load(bundle / "onnx/model.onnx")), path)
+    return path
 
 
 def convert(model: Any, path: Path) -> None:

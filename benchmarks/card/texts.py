@@ -24,11 +24,10 @@ OPTIONS: tuple[tuple[str, str, dict[str, str], dict[str, str]], ...] = (
     ("gemm auto tune", "", {}, {"ep.cuda.enable_gemm_auto_tune": "1"}),
     ("TF32", "", {"use_tf32": "1"}, {}),
     ("arena doubles", "", {"arena_extend_strategy": "kNextPowerOfTwo"}, {}),
-    ("mask as lengths", "lengths", {}, {}),
-    ("mask as lengths, cuDNN attention", "lengths", {"sdpa_kernel": "8"}, {}),
-    ("mask as lengths, TensorRT's fused attention", "lengths", {"sdpa_kernel": "36"}, {}),
-    ("mask as bias, memory-efficient attention", "bias", {"sdpa_kernel": "2"}, {}),
-    ("no mask, flash attention", "none", {"sdpa_kernel": "1"}, {}),
+    ("cuDNN's attention", "", {"sdpa_kernel": "8"}, {}),
+    ("mask of keys", "keys", {}, {}),
+    ("mask as lengths, cuDNN's attention", "lengths", {"sdpa_kernel": "8"}, {}),
+    ("no mask, flash attention", "none", {}, {}),
 )
 
 

@@ -18,6 +18,7 @@ from untorch_export.checkpoint import Checkpoint
 from untorch_export.convert import convert
 from untorch_export.errors import ExportWarning
 from untorch_export.kernels import quantize_kernels
+from untorch_export.masks import as_bias
 from untorch_export.packing import pack
 from untorch_export.patches import place_marks
 from untorch_export.precision import take_int32, to_fp16
@@ -160,11 +161,11 @@ def _halved(
     if tight is not None:
         take_int32(tight)
     path = bundle / "onnx" / "model_fp16.onnx"
-    graph.save(half, path)
+    graph.save(as_bias(half), path)
     described = graph.describe(path, bundle, inputs, outputs, optimized=True)
     counts = {"layers": optimize.layers(source), "fused_layers": optimize.fused_attention(described.fused)}
     whole = Variant("fp16", {"model": described}, extra={**counts, "compared_on": "cpu"})
-    variants = {"fp16": _with_head(whole, take_int32(to_fp16(head)) if head else None, bundle)}
+    variants = {"fp16": _with_head(whole, take_int32(as_bias(to_fp16(head))) if head else None, bundle)}
     if tight is not None:
         beside = path.with_name(f"model_fp16{PACKED}.onnx")
         graph.save_beside(tight, beside, path)

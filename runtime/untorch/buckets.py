@@ -21,6 +21,9 @@ LENGTHS = (16, 32, 64, 128, 192, 256, 384, 512)
 # Above this a batch keeps the card busy by itself, and padding it would cost what the launches save.
 MAX_TOKENS = 1024
 
+# Attention with a bias has a fused kernel in ONNX Runtime's CUDA provider where rows are a multiple of so many tokens.
+ALIGNMENT = 8
+
 # Padding that must be there before its removal pays for itself, as a share of the batch; and the least batch, in
 # tokens, that is worth the two kernels more.
 PACKING_SHARE, PACKING_TOKENS = 0.2, 4096
@@ -54,6 +57,15 @@ def choose(batch: int, length: int, buckets: Iterable[Bucket]) -> Bucket | None:
     """The bucket with the fewest tokens that holds `batch` rows of `length` tokens; None if none does."""
     fitting = [bucket for bucket in buckets if bucket.batch >= batch and bucket.length >= length]
     return min(fitting, key=lambda bucket: (bucket.tokens, bucket.batch), default=None)
+
+
+def width(length: int, limit: int | None) -> int:
+    """The length, in tokens, that rows of a batch without a bucket are padded to: a multiple of ALIGNMENT.
+
+    `limit` is the most tokens a row may have; a longer row is not made. None is no limit.
+    """
+    padded = -(-length // ALIGNMENT) * ALIGNMENT
+    return padded if limit is None or padded <= limit else length
 
 
 def is_bounded(inputs: Sequence[Tensor]) -> bool:

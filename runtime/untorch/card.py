@@ -63,15 +63,17 @@ class Card:
         self._graphs = graphs and buckets.is_bounded(inputs)
         self._ladder: tuple[Bucket, ...] = ()
         self._fills: Mapping[str, int] = {}
+        self._limit: int | None = 0
         self._plans: dict[tuple[Bucket, tuple[str, ...]], _Plan | None] = {}
         self._numbers = 0
         self._hosts: dict[str, Array] = {}
         self._devices: dict[str, Any] = {}
         self._plain = self._run_options(_NO_GRAPH)
 
-    def capture(self, ladder: Sequence[Bucket], fills: Mapping[str, int]) -> None:
-        """Set the shapes to capture, and what padding is filled with, by input (default 0)."""
-        self._ladder, self._fills, self._plans = (tuple(ladder) if self._graphs else ()), dict(fills), {}
+    def capture(self, ladder: Sequence[Bucket], fills: Mapping[str, int], limit: int | None = None) -> None:
+        """Set the shapes to capture, what padding is filled with, by input (default 0), and a row's most tokens."""
+        self._ladder, self._plans = (tuple(ladder) if self._graphs else ()), {}
+        self._fills, self._limit = dict(fills), limit
 
     @property
     def ladder(self) -> tuple[Bucket, ...]:
@@ -154,27 +156,37 @@ class Card:
     def _run(self, feeds: Mapping[str, Array], names: Sequence[str], used: Bucket | None) -> list[Array]:
         """Without a graph: pinned host buffers and outputs on the card, both kept and grown."""
         inputs = tuple(self._inputs.values())
+        if not buckets.is_bounded(inputs):
+            used = None
+        run = used and Bucket(used.batch, buckets.width(used.length, self._limit))
         binding = self._session.io_binding()
         for name, array in feeds.items():
-            binding.bind_cpu_input(name, self._pinned(name, array))
+            binding.bind_cpu_input(name, self._pinned(name, array, run or array.shape))
         for name in names:
             tensor = self._outputs[name]
-            size = buckets.shape(tensor.axes, inputs, used) if used and buckets.is_bounded(inputs) else None
+            size = buckets.shape(tensor.axes, inputs, run) if run else None
             if size is None:
                 binding.bind_output(name, "cpu")
             else:
                 place = self._reserved(name, int(np.prod(size)), tensor.dtype)
                 binding.bind_output(name, self._memory, self._index, np.dtype(tensor.dtype), size, place)
         self._session.run_with_iobinding(binding, self._plain)
-        return [self._fetched(value) for value in binding.get_outputs()]
+        found = [self._fetched(value) for value in binding.get_outputs()]
+        if used is None:
+            return found
+        axes = (self._outputs[name].axes for name in names)
+        return [buckets.cut(array, one, inputs, used) for array, one in zip(found, axes, strict=True)]
 
-    def _pinned(self, name: str, array: Array) -> Array:
-        """The array in pinned memory that the next run overwrites, in the type that the graph takes."""
-        host = self._hosts.get(name)
-        if host is None or host.size < array.size:
-            host = self._hosts[name] = cuda.pinned((array.size,), self._inputs[name].dtype, self._index)
-        view = host[: array.size].reshape(array.shape)
-        view[...] = array
+    def _pinned(self, name: str, array: Array, shape: tuple[int, ...]) -> Array:
+        """The array in pinned memory that the next run overwrites, padded to `shape`, in the type of the graph."""
+        host, size = self._hosts.get(name), int(np.prod(shape))
+        if host is None or host.size < size:
+            host = self._hosts[name] = cuda.pinned((size,), self._inputs[name].dtype, self._index)
+        view = host[:size].reshape(shape)
+        if view.shape == array.shape:
+            view[...] = array
+        else:
+            buckets.fill(view, array, self._fills.get(name, 0))
         return view
 
     def _reserved(self, name: str, size: int, dtype: str) -> int:

@@ -172,7 +172,7 @@ class Session:
         filled with, by input. Elsewhere, and for graphs whose shapes are not rows and tokens alone, nothing changes.
         """
         if self._card is not None:
-            self._card.capture(buckets.ladder(limit), fills)
+            self._card.capture(buckets.ladder(limit), fills, limit)
 
     def warmup(self, outputs: Sequence[str]) -> None:
         """Run every shape that graphs are captured for once; where there are none, one row of one token."""

@@ -17,7 +17,7 @@ from untorch import Bundle, pipeline
 from untorch.errors import DeviceError
 from untorch.manifest import preferred
 from untorch.session import Session
-from untorch_export import graph, optimize, precision
+from untorch_export import graph, masks, optimize, precision
 from untorch_export.errors import ExportError, ExportWarning
 from untorch_export.export import export
 from untorch_export.packing import pack
@@ -322,8 +322,8 @@ def test_fp16_of_every_architecture_is_inside_its_gate(architecture, tmp_path):
 def test_int32_is_taken_where_it_changes_nothing(bundle):
     """Attention's mask needs no cast any more, and a graph that does sums with ids gets them as int64."""
     head = onnx.load(bundle.path / bundle.variant("fp16").graphs["head"].file, load_external_data=False)
-    attention = next(node for node in head.graph.node if node.op_type == "MultiHeadAttention")
-    assert "attention_mask" in attention.input
+    [*_, last] = [node for node in head.graph.node if node.op_type == "MultiHeadAttention"]
+    assert "attention_mask" in last.input
 
     ids = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "sequence"])
     sums = helper.make_tensor_value_info("sums", TensorProto.INT64, ["batch", "sequence"])
@@ -343,3 +343,38 @@ def test_int32_is_taken_where_it_changes_nothing(bundle):
     assert got[0].tolist() == [[2, 4, 6]]
     assert got[0].dtype == np.int64
     assert got[1].tolist() == [[[2, 3], [4, 5], [6, 7]]]
+
+
+def test_a_mask_is_a_bias_where_a_card_has_a_kernel_for_it(bundle):
+    """All queries' scores are many and go through one kernel; those of a head's one query keep the mask of keys."""
+    path = bundle.path / bundle.variant("fp16").graphs["head"].file
+    head = onnx.load(path, load_external_data=False)
+    first, last = [list(node.input) for node in head.graph.node if node.op_type == "MultiHeadAttention"]
+    assert (first[4], first[5]) == ("", "mask.bias")
+    assert last[4:] == ["attention_mask"]
+    whole = onnx.load(bundle.path / bundle.variant("fp16").graphs["model"].file, load_external_data=False)
+    attention = [node for node in whole.graph.node if node.op_type == "MultiHeadAttention"]
+    assert all(node.input[5] == "mask.bias" for node in attention)
+
+
+def test_a_bias_masks_what_a_mask_of_keys_does(fused):
+    rng = np.random.default_rng(0)
+    mask = rng.integers(0, 2, (16, 24))
+    mask[:, 0] = 1
+    feeds = {"input_ids": rng.integers(5, 90, mask.shape), "attention_mask": mask, "token_type_ids": 0 * mask}
+    half = precision.to_fp16(fused)
+    biased = onnx.ModelProto()
+    biased.CopyFrom(half)
+    masks.as_bias(biased)
+    assert any("mask.bias" in node.input for node in biased.graph.node)
+    want, have = (run(model, feeds) for model in (half, biased))
+    for one, other in zip(want, have, strict=True):
+        np.testing.assert_allclose(other, one, atol=0.02)
+        assert np.isfinite(other).all()
+
+
+def run(model, feeds):
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    return session.run(None, feeds)

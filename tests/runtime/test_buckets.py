@@ -100,3 +100,13 @@ def test_padding_that_cannot_be_removed():
     empty[7] = 0
     assert not buckets.packs(empty)
     assert not buckets.packs(mask[:, None])  # choices
+
+
+@given(st.integers(1, 600), st.none() | st.integers(1, 600))
+def test_rows_grow_to_eights_where_the_model_takes_that(length, limit):
+    padded = buckets.width(length, limit)
+    assert length <= padded < length + 8
+    if padded % 8:
+        assert padded == length
+        assert limit is not None
+        assert -(-length // 8) * 8 > limit

@@ -50,7 +50,7 @@ def names(session):
 
 def card(session, *, graphs=True, limit=64):
     made = OnTheHost(session._session, "cuda:0", session.inputs, session.outputs, graphs=graphs)
-    made.capture(buckets.ladder(limit), {})
+    made.capture(buckets.ladder(limit), {}, limit)
     return made
 
 

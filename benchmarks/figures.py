@@ -121,3 +121,8 @@ class Results:
     def ours(self, peer: str) -> bool:
         """Whether a peer is untorch."""
         return peer.startswith("untorch")
+
+
+def three_digits(value: float) -> str:
+    """A number as short as it may be; thousands keep all their digits."""
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"

@@ -13,7 +13,7 @@ mpl.use("svg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from benchmarks.figures import Results
+from benchmarks.figures import Results, three_digits
 
 _OURS = {
     "untorch-fp32": "#4f8cff",
@@ -41,6 +41,8 @@ _STYLE = {
     "figure.constrained_layout.use": True,
 }
 _WIDTH = 5.0
+# What is done for the card is brown, what the card does is blue.
+_LANES = {"tokenize": "#b5651d", "arrays": "#dba970", "model": "#0b3fb8"}
 
 
 def latency(results: Results, model: str, length: int) -> str | None:
@@ -64,7 +66,7 @@ def latency(results: Results, model: str, length: int) -> str | None:
         for box, peer in zip(drawn["boxes"], names, strict=True):
             box.set(facecolor=_colour(results, peer), edgecolor=_colour(results, peer))
         for place, values in enumerate(samples, 1):
-            median = _three_digits(float(np.median(values)))
+            median = three_digits(float(np.median(values)))
             axes.text(np.percentile(values, 99) * 1.06, place, median, va="center", fontsize=7.5)
         axes.set_xscale("log")
         axes.margins(x=0.12)
@@ -93,7 +95,7 @@ def bars(
         figure, axes = plt.subplots(figsize=(_WIDTH, 0.6 + 0.27 * len(order)))
         axes.barh(range(len(order)), [found[peer] for peer in order], color=[_colour(results, peer) for peer in order])
         for place, peer in enumerate(order):
-            text = form.format(found[peer]) if form else _three_digits(found[peer])
+            text = form.format(found[peer]) if form else three_digits(found[peer])
             axes.annotate(text, (found[peer], place), (3, 0), textcoords="offset points", va="center", fontsize=7.5)
         axes.set_xlim(0, max(found.values()) * 1.22)
         axes.set_yticks(range(len(order)), [results.peers[peer]["label"] for peer in order])
@@ -141,8 +143,19 @@ def lines(
         return _svg(figure)
 
 
-def _three_digits(value: float) -> str:
-    return f"{value:.3g}" if abs(value) < 999.5 else f"{value:,.0f}"
+def timeline(lanes: dict[str, list[tuple[float, float]]], milliseconds: float) -> str:
+    """One lane a kind of work: when it was done, from the call on."""
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(figsize=(_WIDTH, 0.55 + 0.3 * len(lanes)))
+        for place, (kind, intervals) in enumerate(lanes.items()):
+            bars = [(begin, end - begin) for begin, end in intervals]
+            axes.broken_barh(bars, (place - 0.36, 0.72), color=_LANES.get(kind, _GREYS[1]), linewidth=0)
+        axes.set_xlim(0, milliseconds)
+        axes.set_ylim(len(lanes) - 0.5, -0.5)
+        axes.set_yticks(range(len(lanes)), list(lanes))
+        axes.set_xlabel("milliseconds since the call")
+        axes.grid(axis="y", visible=False)
+        return _svg(figure)
 
 
 def _colour(results: Results, peer: str) -> str:

@@ -12,36 +12,15 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from benchmarks import plots
+from benchmarks import page, plots
+from benchmarks.card import report as card
 from benchmarks.figures import Results
 from benchmarks.goals import LARGE, SMALL, goals
 
 RESULTS = Path(__file__).resolve().parent / "results"
 _LENGTHS = (16, 32, 64, 128, 256)
+_LEFT_OUT = ("peer", "model", "workload")
 _MODELS = ("distilbert", "minilm-sst2", "all-minilm")
-
-_CSS = """
-:root{--ink:#1c2430;--soft:#5f6b7a;--line:#e1e5ea;--good:#0a7f4f;--bad:#c0262d;--none:#7a828c}
-*{box-sizing:border-box}
-body{margin:0;font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;color:var(--ink);background:#fff}
-main{max-width:1180px;margin:0 auto;padding:24px 16px 64px}
-h1{font-size:1.7rem;line-height:1.2;margin:.2em 0}h2{font-size:1.25rem;margin:2.2em 0 .3em;padding-top:.6em;
-border-top:1px solid var(--line)}h3{font-size:1rem;margin:1em 0 .2em}
-p{max-width:75ch;margin:.4em 0}.soft{color:var(--soft);font-size:.92rem}
-.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:8px 32px;align-items:start}
-figure{margin:0;min-width:0;max-width:620px}figure svg{width:100%;height:auto;display:block}
-figcaption{font-weight:600;margin:.9em 0 .2em}
-.scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.9rem}
-th,td{text-align:left;padding:5px 12px 5px 0;border-bottom:1px solid var(--line);vertical-align:top}
-th{color:var(--soft);font-weight:600;white-space:nowrap}td.n{white-space:nowrap;font-variant-numeric:tabular-nums}
-.met{color:var(--good);font-weight:700}.missed{color:var(--bad);font-weight:700}.no{color:var(--none)}
-.warn{background:#fff4d6;border:1px solid #ecd48c;padding:10px 14px;border-radius:6px;margin:12px 0}
-.sum{font-size:1.05rem}.wrap{white-space:normal}details{margin:.6em 0}summary{cursor:pointer;font-weight:600}
-@media(max-width:600px){main{padding:14px 14px 48px}h1{font-size:1.35rem}body{font-size:15px}
-.stack thead{display:none}.stack tr{display:block;border-bottom:1px solid var(--line);padding:7px 0}
-.stack td{display:inline-block;border:0;padding:0 10px 0 0;white-space:normal}
-.stack td:first-child{display:block;font-weight:600}}
-"""
 
 
 def render(results: Results, gpu: Sequence[dict[str, Any]] = ()) -> str:
@@ -49,7 +28,6 @@ def render(results: Results, gpu: Sequence[dict[str, Any]] = ()) -> str:
     data = results.data
     machine = data["machine"]
     rows = goals(results)
-    met, missed = sum(goal.met is True for goal in rows), sum(goal.met is False for goal in rows)
     parts = [
         "<h1>untorch on the CPU, side by side</h1>",
         f"<p class=soft>{escape(machine['processor'])} · {machine['cores']} cores, {data['threads']} used · "
@@ -63,13 +41,12 @@ def render(results: Results, gpu: Sequence[dict[str, Any]] = ()) -> str:
         "Blue, green and violet are untorch; grey is everybody else. An engine is timed only after its answers agree "
         "with PyTorch's.</p>",
         "<h2>Goals</h2>",
-        f"<p class=sum><span class=met>{met} met</span>, <span class=missed>{missed} missed</span>, "
-        f"<span class=no>{len(rows) - met - missed} not measured</span>. Ratios are to the transformers pipeline on "
+        f"<p class=sum>{page.tally([goal.met for goal in rows])} Ratios are to the transformers pipeline on "
         "PyTorch fp32 with DistilBERT-base, unless the row says otherwise.</p>",
-        _table(
+        page.table(
             ("", "goal", "measured", "", "by"),
-            ((escape(goal.name), goal.wanted, goal.measured, _verdict(goal.met), escape(goal.by)) for goal in rows),
-            stack=True,
+            ((escape(goal.name), goal.wanted, goal.measured, page.verdict(goal.met), escape(goal.by)) for goal in rows),
+            kind="stack",
         ),
         *_latency(results),
         *_throughput(results),
@@ -82,31 +59,12 @@ def render(results: Results, gpu: Sequence[dict[str, Any]] = ()) -> str:
         *_gpu(gpu),
         *_appendix(results),
     ]
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>untorch benchmark</title>'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<style>{_CSS}</style><main>{''.join(parts)}</main></html>\n"
-    )
+    return page.document("untorch benchmark", parts)
 
 
-def _verdict(met: bool | None) -> str:
-    if met is None:
-        return "<span class=no>–</span>"
-    return "<span class=met>met</span>" if met else "<span class=missed>missed</span>"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], *, stack: bool = False) -> str:
-    body = "".join(
-        f"<tr><td>{row[0]}</td>{''.join(f'<td class=n>{cell}</td>' for cell in row[1:])}</tr>" for row in rows
-    )
-    heads = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    kind = " class=stack" if stack else ""
-    return f"<div class=scroll><table{kind}><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
-
-
-def _plots(items: Iterable[tuple[str, str | None]]) -> str:
-    drawn = [f"<figure><figcaption>{escape(title)}</figcaption>{svg}</figure>" for title, svg in items if svg]
-    return f"<div class=plots>{''.join(drawn)}</div>" if drawn else "<p class=no>Not measured.</p>"
+def _figures(items: Iterable[tuple[str, str | None]]) -> str:
+    """The plots that could be drawn, each under its title."""
+    return page.figures(page.figure(title, svg) for title, svg in items if svg)
 
 
 def _title(results: Results, model: str) -> str:
@@ -120,7 +78,7 @@ def _latency(results: Results) -> list[str]:
         for length in (16, 32, 128)
     ]
     note = "One text in, its answer out, batch of one. Box: middle half of the calls; whiskers: p1 and p99."
-    return ["<h2>Latency</h2>", f"<p class=soft>{note}</p>", _plots(items)]
+    return ["<h2>Latency</h2>", page.soft(note), _figures(items)]
 
 
 def _throughput(results: Results) -> list[str]:
@@ -153,7 +111,7 @@ def _throughput(results: Results) -> list[str]:
         "All texts in one call. A slow engine gets fewer of the same texts, and the rate is per token, scaled to "
         f"the mean length of all. Texts a round with DistilBERT (sentences / 512 tokens): {'; '.join(timed) or 'none'}."
     )
-    return ["<h2>Throughput</h2>", f"<p class=soft>{escape(note)}</p>", _plots(items)]
+    return ["<h2>Throughput</h2>", page.soft(note), _figures(items)]
 
 
 def _start(results: Results) -> list[str]:
@@ -174,7 +132,7 @@ def _start(results: Results) -> list[str]:
         )
         items += [(f"{title}: seconds to the first answer", seconds), (f"{title}: peak memory by then", peak)]
     note = "A fresh process each time, imports included; the best on top. Files are in the page cache."
-    return ["<h2>Start-up and memory</h2>", f"<p class=soft>{note}</p>", _plots(items)]
+    return ["<h2>Start-up and memory</h2>", page.soft(note), _figures(items)]
 
 
 def _installed(results: Results) -> list[str]:
@@ -190,7 +148,7 @@ def _installed(results: Results) -> list[str]:
         less_is_better=True,
     )
     note = "Everything pip put into the engine's environment, without models, pip itself and compiled caches."
-    return ["<h2>Installed size</h2>", f"<p class=soft>{note}</p>", _plots([("One bar an environment", drawn)])]
+    return ["<h2>Installed size</h2>", page.soft(note), _figures([("One bar an environment", drawn)])]
 
 
 def _concurrency(results: Results) -> list[str]:
@@ -207,7 +165,7 @@ def _concurrency(results: Results) -> list[str]:
         ("p99 of one call", plots.lines(results, tails, "callers", "milliseconds", log_y=True, **style)),
     ]
     note = "DistilBERT-base, sentences; every caller is a thread that sends one text and waits for its answer."
-    return ["<h2>Concurrent callers</h2>", f"<p class=soft>{note}</p>", _plots(items)]
+    return ["<h2>Concurrent callers</h2>", page.soft(note), _figures(items)]
 
 
 def _memory(results: Results) -> list[str]:
@@ -219,14 +177,14 @@ def _memory(results: Results) -> list[str]:
             series[peer] = (course[:, 0], course[:, 1] / 1e6)
     drawn = plots.lines(results, series, "texts answered", "resident MB")
     note = "Up to 20,000 texts of 4 to 128 tokens; a line that ends early ran out of its time."
-    return ["<h2>Memory over time</h2>", f"<p class=soft>{note}</p>", _plots([(_title(results, model), drawn)])]
+    return ["<h2>Memory over time</h2>", page.soft(note), _figures([(_title(results, model), drawn)])]
 
 
 def _limits(results: Results) -> list[str]:
     rates = results.data.get("limits", {}).get("rates", {})
     if not rates:
         return ["<h2>The machine's limit</h2><p class=no>Not measured.</p>"]
-    table = _table(
+    table = page.table(
         ("precision", "best matrix rate", "by"),
         ((name, f"{one['operations_per_second'] / 1e9:,.0f} Gop/s", escape(one["by"])) for name, one in rates.items()),
     )
@@ -241,8 +199,8 @@ def _limits(results: Results) -> list[str]:
         "Operations of the model's matrix products over true tokens, padding not counted, end to end, as a share of "
         "the fastest plain matrix product found on this machine at the same precision."
     )
-    shares = _table(("", "precision", "model", "sentences", "512 tokens"), rows)
-    return ["<h2>The machine's limit</h2>", table, f"<p class=soft>{note}</p>", shares]
+    shares = page.table(("", "precision", "model", "sentences", "512 tokens"), rows)
+    return ["<h2>The machine's limit</h2>", table, page.soft(note), shares]
 
 
 def _agreement(results: Results) -> list[str]:
@@ -252,78 +210,26 @@ def _agreement(results: Results) -> list[str]:
         accuracy = "–" if found["accuracy"] is None else f"{found['accuracy']:.2%}"
         cells = (found["model"], f"{found['texts']}", f"{found['largest']:.1e}", f"{found['p99']:.1e}")
         same = f"{found['same']:.2%}" if found["model"] != "all-minilm" else f"cosine {found['same']:.4f}"
-        rows.append((escape(label), *cells, same, accuracy, _verdict(found["passed"])))
+        rows.append((escape(label), *cells, same, accuracy, page.verdict(found["passed"])))
     head = ("", "model", "texts", "largest change", "p99", "equal labels", "accuracy", "counts")
     note = "Change of the label's probability, or of a vector's component, against PyTorch fp32 on the same texts."
-    return ["<h2>Agreement with PyTorch</h2>", f"<p class=soft>{note}</p>", _table(head, rows)]
+    return ["<h2>Agreement with PyTorch</h2>", page.soft(note), page.table(head, rows)]
 
 
 def _gpu(gpu: Sequence[dict[str, Any]]) -> list[str]:
     if not gpu:
         return ["<h2>GPU</h2><p class=no>Not measured.</p>"]
-    parts = ["<h2>GPU</h2>"]
-    for one in gpu:
-        title = one.get("device") or one.get("machine") or "GPU"
-        text = title if isinstance(title, str) else json.dumps(title)
-        parts.append(f"<h3>{escape(text)}</h3>")
-        parts += _card(one)
-        rows = [row for row in one.get("results", one.get("rows", [])) if isinstance(row, dict)]
-        keys = list(dict.fromkeys(key for row in rows for key, value in row.items() if _plain(value)))
-        if rows:
-            parts.append(_table(keys, ([escape(_cell(row.get(key, ""))) for key in keys] for row in rows)))
-        else:
-            plain = [(escape(key), escape(_cell(value))) for key, value in one.items() if _plain(value)]
-            parts.append(_table(("", "value"), plain))
-    return parts
-
-
-def _card(one: dict[str, Any]) -> list[str]:
-    """What a run on a card says beside its rows: the machine, its limits, the goals, who agreed, what was left out."""
-    parts = []
-    facts = {**one.get("machine", {}), **one.get("limits", {})} if isinstance(one.get("machine"), dict) else {}
-    if facts:
-        line = " · ".join(f"{key} {_cell(value)}" for key, value in facts.items())
-        parts.append(f"<p class=soft>{escape(line)}</p>")
-    if one.get("goals"):
-        rows = (
-            (
-                escape(row["goal"]),
-                escape(row["wanted"]),
-                "not measured" if row["measured"] is None else _cell(row["measured"]),
-            )
-            for row in one["goals"]
-        )
-        parts.append(_table(("", "goal", "measured"), rows, stack=True))
-    if one.get("parity"):
-        head = ("model", "engine", "agreement", "probability", "timed")
-        rows = ([escape(_cell(row.get(key, ""))) for key in head] for row in one["parity"])
-        parts.append(f"<details><summary>Agreement with PyTorch in fp32</summary>{_table(head, rows)}</details>")
-    if one.get("left_out"):
-        rows = ((escape(row["step"]), escape(row["why"])) for row in one["left_out"])
-        parts.append(f"<p>Left out:</p>{_table(('step', 'why'), rows)}")
-    return parts
-
-
-def _plain(value: Any) -> bool:
-    return isinstance(value, (str, int, float))
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _wrapped(text: str) -> str:
-    return f"<span class=wrap>{escape(text)}</span>"
+    return [part for one in gpu for part in card.section(one, plots.timeline)]
 
 
 def _appendix(results: Results) -> list[str]:
     data = results.data
     left_out = [
-        (*(escape(item[key].replace("*", "all")) for key in ("peer", "model", "workload")), _wrapped(item["reason"]))
+        (*(escape(item[key].replace("*", "all")) for key in _LEFT_OUT), page.wrapped(item["reason"]))
         for item in data["left_out"]
     ]
     settings = [
-        (escape(peer["label"]), _wrapped(peer["settings"]), peer["environment"]) for peer in results.peers.values()
+        (escape(peer["label"]), page.wrapped(peer["settings"]), peer["environment"]) for peer in results.peers.values()
     ]
     wanted = ("untorch", "untorch-kernels", "torch", "transformers", "onnxruntime", "onnxruntime-ep-openvino")
     wanted += ("tokenizers", "numpy", "optimum-onnx", "optimum-intel", "openvino", "ctranslate2")
@@ -332,13 +238,13 @@ def _appendix(results: Results) -> list[str]:
         (name, ", ".join(f"{package} {packages[package]}" for package in wanted if package in packages))
         for name, packages in data.get("versions", {}).items()
     ]
-    versions = [(name, _wrapped(text)) for name, text in versions]
+    versions = [(name, page.wrapped(text)) for name, text in versions]
     return [
         "<h2>Left out</h2>",
-        _table(("peer", "model", "workload", "reason"), left_out, stack=True) if left_out else "<p>Nothing.</p>",
+        page.table((*_LEFT_OUT, "reason"), left_out, kind="stack") if left_out else "<p>Nothing.</p>",
         "<h2>Settings and versions</h2>",
-        _table(("", "settings", "environment"), settings, stack=True),
-        _table(("environment", "versions"), versions, stack=True),
+        page.table(("", "settings", "environment"), settings, kind="stack"),
+        page.table(("environment", "versions"), versions, kind="stack"),
     ]
 
 

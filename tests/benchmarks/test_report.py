@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import asdict
 from html.parser import HTMLParser
 
@@ -129,41 +130,27 @@ def test_the_page_is_whole_and_fetches_nothing(data):
     assert page.text.count("Not measured.") == 1  # the GPU
 
 
-def test_a_run_on_a_card_shows_its_goals_and_what_it_left_out(data):
+def test_the_page_shows_every_run_on_a_card_with_its_timeline(data, tmp_path):
     pytest.importorskip("matplotlib", reason="the plots are drawn in the benchmark's own environment")
-    from benchmarks.report import render
+    from benchmarks.report import write
 
-    one = {
-        "device": "NVIDIA H200",
-        "machine": {"driver": "580.1"},
-        "limits": {"operations_per_second": 8e14},
-        "goals": [
-            {"goal": "text in, label out, 1x16", "wanted": "<= 0.6 ms", "measured": 0.5},
-            {"goal": "first answer, ms", "wanted": "<= 2000", "measured": None},
-        ],
-        "parity": [
-            {"model": "bert-base", "engine": "untorch fp16", "agreement": 1.0, "probability": 0.002, "timed": True}
-        ],
-        "left_out": [{"step": "torch.compile", "why": "not all was tuned in 80 s"}],
-        "results": [{"what": "model", "engine": "untorch fp16", "p50_ms": 0.41, "samples": [0.00041]}],
-    }
-    page = render(Results(data), [one])
+    spans = [["tokenize", 0, 20], ["arrays", 20, 25], ["model", 25, 85], ["something new", 85, 100]]
+    for name, quick in (("one", False), ("two", False), ("quick", True)):
+        one = {
+            "device": f"A made-up card, {name}",
+            "quick": quick,
+            "timeline": [{"engine": name, "milliseconds": spans}],
+        }
+        (tmp_path / f"gpu-{name}.json").write_text(json.dumps(one))
+    (tmp_path / "cpu.json").write_text(json.dumps(data))
+    page = Page(write(tmp_path / "cpu.json").read_text())
+    assert page.tags.count("svg") == 12 + 2
     for shown in (
-        "NVIDIA H200",
-        "580.1",
-        "not measured",
-        "0.41",
-        "not all was tuned in 80 s",
-        "Agreement with PyTorch",
+        "GPU: A made-up card, one",
+        "GPU: A made-up card, two",
+        "tokenize",
+        "something new",
+        "had a batch 60%",
     ):
-        assert shown in page
-    assert "samples" not in page.partition("<h2>GPU</h2>")[2].partition("<h2>")[0]
-
-
-def test_gpu_results_are_shown(data):
-    pytest.importorskip("matplotlib", reason="the plots are drawn in the benchmark's own environment")
-    from benchmarks.report import render
-
-    page = Page(render(Results(data), [{"device": "A card", "results": [{"engine": "untorch", "ms": 0.51234}]}]))
-    assert "A card" in page.text
-    assert "0.5123" in page.text
+        assert shown in page.text
+    assert "card, quick" not in page.text

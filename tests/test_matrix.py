@@ -47,16 +47,20 @@ def short(monkeypatch):
 def test_every_task_of_every_architecture(architecture: Architecture, task: str, tmp_path):
     source = checkpoint(tmp_path / "checkpoint", architecture, task)
     encoder = task in HEADS
-    reduced = ["int8", *["int8_kernels"] * kernels.usable()] if encoder else []
-    arguments = {"precisions": ["fp32", *reduced], "task": task, "keep_failed": True}
+    arguments = {"precisions": None if encoder else ["fp32"], "task": task, "keep_failed": True}
     short_of = encoder and architecture.fused != architecture.layers
     with pytest.warns(ExportWarning, match="attention layers fused") if short_of else nullcontext():
         export(source, tmp_path / "bundle", **arguments)
     bundle = Bundle(tmp_path / "bundle")
     assert bundle.task == task
     assert bundle.variant("fp32").verdict == "exact"
-    for precision in reduced:
+    for precision in set(bundle.variants) - {"fp32"}:
         _check_int8(architecture, bundle.variant(precision))
+    # GPT-2's products have their bias inside, in a form that our own operators do not take.
+    own = kernels.usable() and not (
+        architecture.prefix == "GPT2" and task in ("feature-extraction", "sentence-embeddings")
+    )
+    assert set(bundle.variants) == {"fp32", *["int8"] * encoder, *["int8_kernels"] * (encoder and own)}
     _compare(task, source, bundle.path)
 
 

@@ -56,11 +56,7 @@ def test_every_task_of_every_architecture(architecture: Architecture, task: str,
     assert bundle.variant("fp32").verdict == "exact"
     for precision in set(bundle.variants) - {"fp32"}:
         _check_int8(architecture, bundle.variant(precision))
-    # GPT-2's products have their bias inside, in a form that our own operators do not take.
-    own = kernels.usable() and not (
-        architecture.prefix == "GPT2" and task in ("feature-extraction", "sentence-embeddings")
-    )
-    assert set(bundle.variants) == {"fp32", *["int8"] * encoder, *["int8_kernels"] * (encoder and own)}
+    assert set(bundle.variants) == {"fp32", *["int8"] * encoder, *["int8_kernels"] * (encoder and kernels.usable())}
     _compare(task, source, bundle.path)
 
 

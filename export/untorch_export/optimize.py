@@ -12,7 +12,7 @@ from untorch_export import graph
 from untorch_export.attention import fuse_attention
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import ModelProto, NodeProto
 
 
 def fuse(path: Path, config: dict[str, Any], *, device: str = "cpu") -> ModelProto:
@@ -48,9 +48,48 @@ def fuse(path: Path, config: dict[str, Any], *, device: str = "cpu") -> ModelPro
             optimization_options=options,
         ).model
     fuse_attention(model, heads)
+    _unflatten(model)
     if all(opset.domain != "com.microsoft" for opset in model.opset_import):
         model.opset_import.append(make_opsetid("com.microsoft", 1))
     return model
+
+
+def _unflatten(model: ModelProto) -> None:
+    """Make products of whole rows of what GPT-2's Conv1D traces to: rows made flat, `Gemm`, and back, in place.
+
+    What is quantised is `MatMul` with a constant matrix.
+    """
+    from onnx import helper
+
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    producers = {name: node for node in model.graph.node for name in node.output}
+    readers: dict[str, list[NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    nodes: list[NodeProto] = []
+    for node in model.graph.node:
+        flat, back = producers.get(node.input[0]) if node.input else None, readers.get(node.output[0], [])
+        plain = all(attribute.f == 1 for attribute in node.attribute if attribute.name in ("alpha", "beta"))
+        plain = plain and not any(attribute.i for attribute in node.attribute if attribute.name.startswith("trans"))
+        if (
+            node.op_type == "Gemm"
+            and plain
+            and flat is not None
+            and flat.op_type == "Reshape"
+            and [reader.op_type for reader in back] == ["Reshape"]
+            and len(node.input) == 3
+            and all(name in constants for name in node.input[1:])
+        ):
+            product, result = f"{node.output[0]}.product", back[0].output[0]
+            nodes.append(helper.make_node("MatMul", [flat.input[0], node.input[1]], [product], f"{node.name}.product"))
+            nodes.append(helper.make_node("Add", [product, node.input[2]], [result], f"{node.name}.sum"))
+            back[0].output[0] = f"{result}.flat"
+        else:
+            nodes.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    graph.drop_unused(model.graph)
 
 
 def layers(path: Path) -> int:

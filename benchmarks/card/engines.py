@@ -101,10 +101,13 @@ def session_engine(session: Any) -> Forward:
 
 
 def padded(run: Callable[[dict[str, np.ndarray]], np.ndarray], names: list[str]) -> Forward:
-    """An engine from what takes inputs by name; inputs that are neither ids nor mask are zeros."""
+    """An engine from what takes inputs by name: ids, mask, the indices of padding removal; zeros for any others."""
+    from untorch import packing
+
+    packed = any(tensor.name in names for tensor in packing.INDICES)
 
     def forward(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        given = {"input_ids": ids, "attention_mask": mask}
+        given = {"input_ids": ids, packing.MASK: mask, **(packing.indices(mask) if packed else {})}
         return run({name: given.get(name, np.zeros_like(ids)) for name in names})
 
     return forward

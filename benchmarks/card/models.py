@@ -183,10 +183,12 @@ def _described(path: Path, bundle: Path) -> Any:
     import onnx
 
     from untorch.manifest import Tensor
+    from untorch.packing import INDICES
     from untorch_export import graph
 
     model = onnx.load(str(path), load_external_data=False)
-    inputs = tuple(Tensor(value.name, "int64", ("batch", "sequence")) for value in model.graph.input)
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    inputs = (*(Tensor(name, "int64", ("batch", "sequence")) for name in names), *INDICES)
     labels = model.graph.output[0].type.tensor_type.shape.dim[1].dim_value
     outputs = (Tensor("logits", "float32", ("batch", labels)),)
     return graph.describe(path, bundle, inputs, outputs, optimized="fp16" in path.name)

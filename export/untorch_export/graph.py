@@ -190,7 +190,8 @@ def describe(
 ) -> Graph:
     """The manifest's entry for a graph file of a bundle, with the data files that it reads.
 
-    `inputs` are those of the graph that it was made from; their types are as the file declares them.
+    `inputs` are those of the graph that it was made from; what the file still has of them is described, in the types
+    that it declares.
     """
     from onnx import helper
     from onnx.external_data_helper import ExternalDataInfo
@@ -204,7 +205,7 @@ def describe(
     return Graph(
         file=path.relative_to(bundle).as_posix(),
         data=tuple(path.with_name(name).relative_to(bundle).as_posix() for name in data),
-        inputs=tuple(tensor._replace(dtype=types.get(tensor.name, tensor.dtype)) for tensor in inputs),
+        inputs=tuple(tensor._replace(dtype=types[tensor.name]) for tensor in inputs if tensor.name in types),
         outputs=outputs,
         fused=fused(model),
         optimized=optimized,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from untorch.manifest import INT8_SHARED, KERNELS, PACKED, Tensor, Variant
+from untorch.packing import INDICES
 from untorch.session import Session
 from untorch_export import decoder, graph, optimize, prune
 from untorch_export.checkpoint import Checkpoint
@@ -169,7 +170,7 @@ def _halved(
     if tight is not None:
         beside = path.with_name(f"model_fp16{PACKED}.onnx")
         graph.save_beside(tight, beside, path)
-        found = graph.describe(beside, bundle, inputs, outputs, optimized=True)
+        found = graph.describe(beside, bundle, (*inputs, *INDICES), outputs, optimized=True)
         variants[f"fp16{PACKED}"] = Variant(f"fp16{PACKED}", {"model": found}, extra=dict(counts))
     elif packed:
         kind = checkpoint.config["model_type"]

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
 from untorch.manifest import Tensor
@@ -23,10 +22,6 @@ MAX_TOKENS = 1024
 
 # Attention with a bias has a fused kernel in ONNX Runtime's CUDA provider where rows are a multiple of so many tokens.
 ALIGNMENT = 8
-
-# Padding that must be there before its removal pays for itself, as a share of the batch; and the least batch, in
-# tokens, that is worth the two kernels more.
-PACKING_SHARE, PACKING_TOKENS = 0.2, 4096
 
 
 class Bucket(NamedTuple):
@@ -94,24 +89,3 @@ def cut(array: Array, axes: Sequence[str | int], inputs: Sequence[Tensor], used:
     """The part of an output that belongs to the `used` rows and tokens."""
     sizes: Mapping[str | int, int] = dict(zip(inputs[0].axes, (used.batch, used.length), strict=True))
     return array[tuple(slice(sizes.get(axis)) if isinstance(axis, str) else slice(None) for axis in axes)]
-
-
-def packing_pays(tokens: int, padded: int) -> bool:
-    """Whether to remove the padding of a batch that holds `tokens` tokens in `padded` places.
-
-    Everything but attention works on tokens alone then, at the price of gathering them and putting them back.
-    """
-    return padded >= PACKING_TOKENS and padded - tokens >= PACKING_SHARE * padded
-
-
-def packs(mask: Array) -> bool:
-    """Whether the padding of a batch with this mask (rows, tokens) can be removed, and removing it pays.
-
-    It can be where every row has a token and its padding is all on the right.
-    """
-    if mask.ndim != 2:
-        return False
-    counts = np.count_nonzero(mask, axis=1)
-    if not packing_pays(int(counts.sum()), mask.size) or not counts.all():
-        return False
-    return bool(np.array_equal(mask != 0, np.arange(mask.shape[1]) < counts[:, None]))

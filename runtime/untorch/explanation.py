@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from untorch import packing
 from untorch.bundle import Bundle
 from untorch.config import ModelConfig
 from untorch.loading import open_model
@@ -28,7 +29,7 @@ def explain(bundle: Bundle, text: str, *, device: str = "auto", precision: str =
         config = ModelConfig.load(bundle.path)
         tokenizer = Tokenizer.from_bundle(bundle)
     encoded = tokenizer(text, return_tensors="np")
-    feeds = {tensor.name: encoded[tensor.name].astype(tensor.dtype) for tensor in session.inputs}
+    feeds = packing.feeds(session.inputs, encoded)
     outputs = dict(zip((tensor.name for tensor in session.outputs), session.run(feeds), strict=True))
     stages: dict[str, Any] = {
         "text": text,

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from untorch import buckets
+from untorch import packing
 from untorch.aside import Aside
 from untorch.batching import MAX_TOKENS
 from untorch.bundle import Bundle
@@ -115,19 +115,16 @@ class AutoModel:
             raise FormatError(
                 f"{bundle.path}: the graph takes {', '.join(strange) or 'no input_ids'}; it reads no tokens"
             )
+        packed = None
+        if variant.precision.endswith(PACKED):
+            plain = bundle.variant(variant.precision.removesuffix(PACKED))
+            role = plain.role_for(cls.output_names, session.device)
+            packed, session = session, open_session(bundle, plain, role, device=session.device, threads=threads)
         with bundle.held():
             config = ModelConfig.load(bundle.path)
             model = cls(bundle, session, variant, config)
-        model.plan = plan
-        shapes = config.max_sequence_length, {"input_ids": config.get("pad_token_id") or 0}
-        if variant.precision.endswith(PACKED):
-            model.packed = session
-            plain = bundle.variant(variant.precision.removesuffix(PACKED))
-            role = plain.role_for(cls.output_names, session.device)
-            model.session = open_session(bundle, plain, role, device=session.device, threads=threads)
-            model.session.capture(*shapes)
-        else:
-            session.capture(*shapes)
+        model.packed, model.plan = packed, plan
+        session.capture(config.max_sequence_length, {"input_ids": config.get("pad_token_id") or 0})
         return model
 
     @property
@@ -183,8 +180,9 @@ class AutoModel:
 
         Raises FormatError for outputs that are not an answer for each row, whatever the graph declared.
         """
-        packs = self.packed is not None and buckets.packs(feeds["attention_mask"])
-        session = self.packed if packs and self.packed is not None else self.session
+        session = self.session
+        if self.packed is not None and packing.pays(feeds[packing.MASK]):
+            session, feeds = self.packed, packing.feeds(self.packed.inputs, feeds)
         # A run drives everything else out of the processor's caches, so that little should be looked up after it.
         rank, shared = self.output_rank, feeds["input_ids"].shape[: self.shared_axes]
         outputs = session.run(feeds, self.output_names)

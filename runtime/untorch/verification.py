@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from untorch import golden
+from untorch import golden, packing
 from untorch.bundle import GOLDEN, Bundle
 from untorch.errors import BundleError, FormatError
 from untorch.loading import open_session, unable
@@ -101,11 +101,11 @@ def _replay(bundle: Bundle, variant: Variant, cases: list[golden.Case], device: 
 
 def _results(bundle: Bundle, sessions: list[Session], case: golden.Case) -> Iterator[tuple[str, NDArray[Any]]]:
     """Outputs by name of every graph that takes the case's inputs: an encoder's cases have not the decoder's."""
-    takers = [session for session in sessions if {tensor.name for tensor in session.inputs} <= case.inputs.keys()]
+    found = [(session, packing.feeds(session.inputs, case.inputs)) for session in sessions]
+    takers = [(session, feeds) for session, feeds in found if len(feeds) == len(session.inputs)]
     if not takers:
         raise FormatError(f"{bundle.path}: {GOLDEN} has a case that no graph takes ({', '.join(case.inputs)})")
-    for session in takers:
-        feeds = {tensor.name: case.inputs[tensor.name].astype(tensor.dtype) for tensor in session.inputs}
+    for session, feeds in takers:
         given = {tensor.name for tensor in session.outputs}
         names = [name for name in case.outputs if name in given]
         if names:

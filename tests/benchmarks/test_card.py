@@ -76,6 +76,17 @@ def test_every_form_of_the_mask_gives_the_same_answers(bundle, form):
     np.testing.assert_allclose(reformed(*given), plain(*given), atol=0.02)
 
 
+def test_a_packed_graph_is_fed_the_indices():
+    seen = []
+    ids, mask = texts.ids(3, 9, ragged=True)
+    for names in (["input_ids", "token_type_ids", "packing.places", "packing.starts"], ["input_ids", "attention_mask"]):
+        engines.padded(lambda feeds: seen.append(feeds), names)(ids, mask)
+        assert list(seen[-1]) == names
+    assert np.array_equal(seen[0]["packing.starts"], [0, *np.cumsum(mask.sum(1))])
+    assert not seen[0]["token_type_ids"].any()
+    assert seen[1]["attention_mask"] is mask
+
+
 def test_every_engine_decides_as_pytorch_does(bundle):
     config = models.QUICK["bert-base"]
     given = texts.ids(12, 30, ragged=True)

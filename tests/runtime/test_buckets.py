@@ -80,28 +80,6 @@ def test_only_rows_and_tokens_are_bounded(axes, bounded):
     assert buckets.is_bounded([Tensor(str(place), "int64", one) for place, one in enumerate(axes)]) == bounded
 
 
-@given(st.lists(st.integers(1, 512), min_size=1, max_size=300))
-def test_packing_pays_only_where_there_is_padding(lengths):
-    padded = max(lengths) * len(lengths)
-    pays = buckets.packing_pays(sum(lengths), padded)
-    assert not pays or padded - sum(lengths) >= buckets.PACKING_SHARE * padded > 0
-    mask = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)
-    assert buckets.packs(mask) == pays
-
-
-def test_padding_that_cannot_be_removed():
-    mask = (np.arange(512) < np.full((16, 1), 32)).astype(np.int64)
-    assert buckets.packs(mask)
-    assert not buckets.packs(mask[:, ::-1])  # padding on the left
-    holes = mask.copy()
-    holes[3, 5] = 0
-    assert not buckets.packs(holes)
-    empty = mask.copy()
-    empty[7] = 0
-    assert not buckets.packs(empty)
-    assert not buckets.packs(mask[:, None])  # choices
-
-
 @given(st.integers(1, 600), st.none() | st.integers(1, 600))
 def test_rows_grow_to_eights_where_the_model_takes_that(length, limit):
     padded = buckets.width(length, limit)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from untorch import AutoModelForSequenceClassification, UntorchError, cuda, pipeline, providers
+from untorch import AutoModelForSequenceClassification, UntorchError, cuda, packing, pipeline, providers
 from untorch.bundle import Bundle
 from untorch.diagnosis import PROBE, diagnose
 from untorch.session import Session
@@ -139,9 +139,22 @@ def test_packing_is_used_where_it_pays_and_changes_nothing(bundle):
     packed, plain = loaded(bundle, "fp16_packed"), loaded(bundle, "fp16")
     given = batch(64, 256)
     assert packed.packed is not None
-    direct = packed.packed.run({t.name: given[t.name] for t in packed.packed.inputs}, ["logits"])[0]
+    assert packing.pays(given["attention_mask"])
+    fed = packing.feeds(packed.packed.inputs, {"token_type_ids": np.zeros_like(given["input_ids"]), **given})
+    (direct,) = packed.packed.run(fed, ["logits"])
     np.testing.assert_allclose(direct, plain(**given).logits, atol=0.01)
     np.testing.assert_allclose(packed(**given).logits, plain(**given).logits, atol=0.01)
+    given["attention_mask"][::3, 1::5] = 0  # holes
+    assert packing.pays(given["attention_mask"])
+    np.testing.assert_allclose(packed(**given).logits, plain(**given).logits, atol=0.01)
+
+
+def test_removing_padding_works_on_the_card_alone(bundle):
+    """The indices come from the host, and what reads them must not go back there."""
+    nodes = loaded(bundle, "fp16_packed").packed.nodes
+    operators = {node.operator for node in nodes if node.provider == cuda.PROVIDER}
+    assert {"Flatten", "Gather", "PackedMultiHeadAttention"} <= operators
+    assert not {"RemovePadding", "RestorePadding"} & {node.operator for node in nodes}
 
 
 def test_the_memory_of_captured_graphs_levels_off(bundle):

@@ -18,6 +18,7 @@ from untorch import (
     InputError,
     SequenceTooLongError,
     TaskError,
+    packing,
 )
 
 IDS = [[2, 10, 11, 12, 3], [2, 20, 3, 0, 0]]
@@ -149,14 +150,28 @@ def test_a_file_that_is_no_graph_is_a_bundle_error(tmp_path):
 def test_padding_is_removed_where_it_pays_and_can_be(frozen_bundle):
     """The packed session itself needs a card; which batches go there does not."""
     model = AutoModelForSequenceClassification.from_pretrained(frozen_bundle, device="cpu", precision="fp32")
-    packed = np.full((64, 2), 7.0)
-    model.packed = SimpleNamespace(run=lambda feeds, names: [packed])
-    mask = np.zeros((64, 80), np.int64)
+    packed, seen = np.full((64, 2), 7.0), []
+    ids, *_ = model.session.inputs
+    model.packed = SimpleNamespace(
+        inputs=(ids._replace(dtype="int32"), *packing.INDICES),
+        run=lambda feeds, names: [seen.append(feeds), packed][1:],
+    )
+    mask = np.zeros((64, 64), np.int64)
     mask[:, :20] = 1
-    feeds = {tensor.name: np.ones_like(mask) for tensor in model.session.inputs}
-    assert model.forward({**feeds, "attention_mask": mask})[0] is packed
-    small = {name: array[:2, :9] for name, array in feeds.items()}
-    assert model.forward(small)[0].shape == (2, 2)
+    feeds = {**{tensor.name: np.ones_like(mask) for tensor in model.session.inputs}, "attention_mask": mask}
+    assert model.forward(feeds)[0] is packed
+    (fed,) = seen
+    assert ids.name == "input_ids"
+    assert list(fed) == ["input_ids", *packing.indices(mask)]
+    assert fed["packing.tokens"].size == mask.sum()
+    assert {array.dtype for array in fed.values()} == {np.dtype("int32")}
+    for untouched in (
+        {name: array[:2, :9] for name, array in feeds.items()},  # few tokens
+        {**feeds, "attention_mask": mask[:, ::-1]},  # rows begin with padding
+        {**feeds, "attention_mask": np.ones_like(mask)},
+    ):
+        assert model.forward(untouched)[0].shape == (len(untouched["input_ids"]), 2)
+    assert len(seen) == 1
 
 
 def test_warming_up_changes_no_answer(frozen_bundle):

@@ -19,7 +19,7 @@ Span = tuple[str, float, float]
 # What the card does and what is done for it, of the kinds of work that a timeline knows, in the order of its lanes.
 CARD = "model"
 HOST = ("tokenize", "arrays")
-LANES = (*HOST, CARD, "everything")
+LANES = (*HOST, CARD)
 
 # A timeline is cut after so many batches: it shows the pattern then, and not a wall of colour.
 _BATCHES = 100
@@ -78,9 +78,9 @@ class Timeline(NamedTuple):
     both: float
 
 
-def timeline(spans: Sequence[Span]) -> Timeline:
-    """Who was busy when, from spans of work."""
-    whole = max((end for _, _, end in spans), default=0.0)
+def timeline(spans: Sequence[Span], whole: float | None = None) -> Timeline:
+    """Who was busy when, from spans of work in a run of `whole` milliseconds (default: until the last of them)."""
+    whole = max((end for _, _, end in spans), default=0.0) if whole is None else whole
     batches = sorted(end for kind, _, end in spans if kind == CARD)
     shown = batches[_BATCHES - 1] if len(batches) > _BATCHES else whole
     kinds = dict.fromkeys(kind for kind, _, _ in spans)

@@ -154,7 +154,7 @@ def _sentences(data: dict[str, Any]) -> list[str]:
 def _timelines(data: dict[str, Any], draw: Draw) -> list[str]:
     drawn = []
     for one in data.get("timeline", []):
-        found = figures.timeline([(kind, begin, end) for kind, begin, end in one["milliseconds"]])
+        found = figures.timeline([(kind, begin, end) for kind, begin, end in one["milliseconds"]], 1e3 * one["seconds"])
         if found.lanes:
             drawn.append(page.figure(one["engine"], draw(found.lanes, found.shown), _told(found)))
     return ["<h3>When the card has a batch</h3>", page.figures(drawn)] if drawn else []

@@ -101,17 +101,24 @@ def callers(
     return found
 
 
-def torch_labels(bundle: Path, config: dict[str, Any], device: str, attention: str) -> Callable[[list[str]], Any]:
-    """The tokenizer, the model and the argmax, with nothing of a pipeline's around them."""
+def torch_labels(bundle: Path, config: dict[str, Any], device: str, attention: str) -> Callable[..., Any]:
+    """The tokenizer, the model and the argmax, with nothing of a pipeline's around them.
+
+    It also takes a list in which it notes when what was done.
+    """
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(bundle)
     forward = engines.torch_engine(config, device, attention=attention)
 
-    def call(texts: list[str]) -> list[dict[str, Any]]:
+    def call(texts: list[str], spans: list[Span] | None = None) -> list[dict[str, Any]]:
+        begin = _clock()
         encoded = tokenizer(texts, padding=True, return_tensors="np", return_token_type_ids=False)
-        scores = _softmax(forward(encoded["input_ids"], encoded["attention_mask"]))
-        return [{"label": int(row.argmax()), "score": float(row.max())} for row in scores]
+        middle = _clock()
+        logits = forward(encoded["input_ids"], encoded["attention_mask"])
+        if spans is not None:
+            spans += [("tokenize", begin, middle), ("model", middle, _clock())]
+        return [{"label": int(row.argmax()), "score": float(row.max())} for row in _softmax(logits)]
 
     return call
 
@@ -132,12 +139,9 @@ def streams(bundle: Path, config: dict[str, Any], device: str, made: Texts) -> d
         # The same sorted batches; it is told the lengths, since it cannot sort by them before it tokenizes.
         lengths = [known[text] for text in texts]
         answers: list[Any] = [None] * len(texts)
-        begin = _clock()
         for rows in batching.plan(lengths, None, batching.MAX_TOKENS[device]):
-            for row, answer in zip(rows, labels([texts[row] for row in rows]), strict=True):
+            for row, answer in zip(rows, labels([texts[row] for row in rows], spans), strict=True):
                 answers[row] = answer
-        if spans is not None:
-            spans.append(("everything", begin, _clock()))
         return answers
 
     found["torch fp16 sdpa"] = torch_stream

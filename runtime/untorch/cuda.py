@@ -35,7 +35,7 @@ LIBRARIES = {
     "libcurand.so.10": "nvidia-curand",
 }
 _DRIVER = "libcuda.so.1"
-# Loaded where it is there; reductions need it, and no graph that untorch exports has one.
+# Loaded where it is there, for its version; no graph that untorch exports needs it.
 _CUDNN = "libcudnn.so.9"
 _PACKAGES = (*dict.fromkeys(LIBRARIES.values()), "nvidia-cudnn-cu13")
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ from untorch.lane import allocating, lane
 from untorch.manifest import Tensor
 
 Array = NDArray[Any]
+
+Result = TypeVar("Result")
 
 logger = logging.getLogger("untorch")
 
@@ -84,9 +86,9 @@ class Card:
         """Run once; the outputs `names` as arrays of the caller's own."""
         return lane(lambda: self._turn(feeds, tuple(names)))
 
-    def bound(self, binding: Any) -> None:
-        """Run once with what somebody else has bound, without a graph."""
-        lane(lambda: self._session.run_with_iobinding(binding, self._plain))
+    def in_turn(self, work: Callable[[Callable[[Any], None]], Result]) -> Result:
+        """Do `work` when it is its turn; it is given what runs a binding without a graph."""
+        return lane(lambda: work(lambda binding: self._session.run_with_iobinding(binding, self._plain)))
 
     def _turn(self, feeds: Mapping[str, Array], names: tuple[str, ...]) -> list[Array]:
         used = self._shape(feeds)

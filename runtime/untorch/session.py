@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -196,22 +196,34 @@ class Session:
         """
         if native.calls.process is not self._process:
             raise _after_fork()
-        kind, index = self._place
-        binding = self._session.io_binding()
         try:
-            for name, feed in feeds.items():
-                if isinstance(feed, np.ndarray):
-                    binding.bind_cpu_input(name, feed)
-                else:
-                    binding.bind_ortvalue_input(name, feed)
-            for name in arrays:
-                binding.bind_output(name)
-            for name in values:
-                binding.bind_output(name, kind, index)
-            native.calls(self._card.bound if self._card else self._session.run_with_iobinding, binding)
+            if self._card is not None:
+                return native.calls(self._card.in_turn, lambda plain: self._bound(feeds, arrays, values, plain))
+            return self._bound(feeds, arrays, values, lambda one: native.calls(self._session.run_with_iobinding, one))
         except Exception as error:
             shapes = ", ".join(f"{name} {list(_shape(feed))}" for name, feed in feeds.items())
             raise UntorchError(f"ONNX Runtime failed on inputs {shapes}: {_first_line(error)}") from error
+
+    def _bound(
+        self,
+        feeds: Mapping[str, NDArray[Any] | Value],
+        arrays: Sequence[str],
+        values: Sequence[str],
+        run: Callable[[Any], None],
+    ) -> tuple[list[NDArray[Any]], list[Value]]:
+        """Bind, `run` and fetch, in one thread: what is bound is copied on the stream that the thread then runs on."""
+        kind, index = self._place
+        binding = self._session.io_binding()
+        for name, feed in feeds.items():
+            if isinstance(feed, np.ndarray):
+                binding.bind_cpu_input(name, feed)
+            else:
+                binding.bind_ortvalue_input(name, feed)
+        for name in arrays:
+            binding.bind_output(name)
+        for name in values:
+            binding.bind_output(name, kind, index)
+        run(binding)
         results = binding.get_outputs()
         return [result.numpy() for result in results[: len(arrays)]], list(results[len(arrays) :])
 

@@ -175,3 +175,14 @@ def test_the_chosen_bucket_is_the_one_that_runs(session, names):
     made = card(session)
     made.run(batch(3, 20), names)
     assert [bucket for bucket, _ in made._plans] == [Bucket(4, 32)]
+
+
+def test_what_others_bind_runs_in_turn_and_without_a_graph(session, names, monkeypatch):
+    """What generates binds its own values; all of it is done by the thread whose turn it is."""
+    feeds = batch(2, 9)
+    expected = session.run(feeds, names)
+    monkeypatch.setattr(session, "_card", card(session))
+    for _ in range(2):
+        arrays, values = session.run_values(feeds, names[:1], names[1:])
+        close(names, [*arrays, *(value.numpy() for value in values)], expected, feeds["attention_mask"])
+    assert not session._card._plans

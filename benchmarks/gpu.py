@@ -14,7 +14,7 @@ to less than the wheel, keep only the card's architecture, in parts, and bring o
 for the other machine's Python. Its folder `onnxruntime/tools` is needed to build the models; a slimmer that drops it
 has to be told, or the folder brought beside:
 
-    1.  python slim_wheel.py WHEEL --arch 90 --out .ortgpu --part-mib 28       here, once, and
+    1.  python slim_wheel.py WHEEL --arch 90 --out .ortgpu --part-mib 30       here, once, and
         unzip -q WHEEL 'onnxruntime/tools/*' -d .ortgpu
     2.  mkdir -p /tmp/parts && cp .ortgpu/ortgpu.tar.xz.00 /tmp/parts           there, with the first part
     3.  cp .ortgpu/ortgpu.tar.xz.* /tmp/parts && python3 benchmarks/card/unpack.py /tmp/parts /tmp/site &&

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
+
 import numpy as np
 import pytest
-from benchmarks.card import engines, masks, models, texts, work
+from benchmarks.card import engines, masks, models, texts, unpack, work
 
 from untorch import Bundle, pipeline
 
@@ -101,3 +104,19 @@ def test_every_engine_decides_as_pytorch_does(bundle):
         assert found["agreement"] == 1, name
         assert found["probability"] < 0.01, name
     assert expected.std(0) == pytest.approx(1, abs=0.7)  # answers differ from row to row
+
+
+def test_an_archive_in_parts_is_unpacked(tmp_path):
+    """As a wheel is cut up: folders are listed as empty files."""
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w:xz") as archive:
+        for name, data in (("package/", b""), ("package/module.py", b"x = 1\n"), ("package/inner/data", bytes(1000))):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    (tmp_path / "parts").mkdir()
+    for number, start in enumerate(range(0, len(whole.getvalue()), 100)):
+        (tmp_path / f"parts/archive.tar.xz.{number:02d}").write_bytes(whole.getvalue()[start : start + 100])
+    unpack.unpack(tmp_path / "parts", tmp_path / "site")
+    assert (tmp_path / "site/package/module.py").read_text() == "x = 1\n"
+    assert (tmp_path / "site/package/inner/data").read_bytes() == bytes(1000)

@@ -238,17 +238,33 @@ class Run(Record):
             samples = []
             for _ in range(1 if self.quick else 4 if "untorch" in engine else 2):
                 begin = _clock()
-                subprocess.run([sys.executable, "-c", code], check=True, timeout=60, cwd=ROOT, capture_output=True)
+                done = self._run([sys.executable, "-c", code], 60)
                 samples.append(_clock() - begin)
-            self.add("first answer", "distilbert-base", engine, "process start", samples)
+                if done.returncode:
+                    self.leave_out(f"first answer: {engine}", f"Error: {done.stdout[-800:]}")
+                    break
+            else:
+                self.add("first answer", "distilbert-base", engine, "process start", samples)
 
     def tests(self) -> None:
         """The tests that need a card."""
-        command = [sys.executable, "-m", "pytest", "tests/runtime/test_cuda.py", "-rs", "-p", "no:cacheprovider"]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path[:3], os.environ.get("PYTHONPATH", "")])}
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+        done = self._run(
+            [sys.executable, "-m", "pytest", "tests/runtime/test_cuda.py", "-rs", "-p", "no:cacheprovider"], 120
+        )
         self.data["tests"] = {"rc": done.returncode, "tail": done.stdout[-3000:]}
         print(done.stdout[-1500:], flush=True)
+
+    @staticmethod
+    def _run(command: list[str], seconds: float) -> subprocess.CompletedProcess[str]:
+        """The ended process with all it printed; one that took too long ended with 124."""
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path[:3], os.environ.get("PYTHONPATH", "")])}
+        both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        try:
+            return subprocess.run(command, cwd=ROOT, env=environment, text=True, timeout=seconds, check=False, **both)
+        except subprocess.TimeoutExpired as error:
+            printed = error.stdout or ""
+            told = printed if isinstance(printed, str) else printed.decode(errors="replace")
+            return subprocess.CompletedProcess(command, 124, f"{told}\nit took longer than {seconds:.0f} s")
 
     def peer(self, engine: str, cases: Iterable[str], seconds: float) -> None:
         """An engine that compiles for as long as that takes, in a process of its own; its rows as they come."""

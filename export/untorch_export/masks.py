@@ -10,32 +10,41 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from untorch_export import graph
 from untorch_export.precision import MASKED
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-_MASK = "attention_mask"
 # Places of MultiHeadAttention's inputs.
 _KEY_MASK, _BIAS = 4, 5
 
 
 def as_bias(half: ModelProto) -> ModelProto:
-    """Give attention its mask as a bias, in place, in an fp16 model.
+    """Give attention its mask as a bias, in place, in an fp16 model. Layers that read one mask share one bias.
 
     Attention whose queries are not all of the tokens keeps its mask: the scores of a head's one query are few.
     """
     producers = {name: node for node in half.graph.node for name in node.output}
-    found = [node for node in half.graph.node if _takes_a_mask(node) and _asks_for_all(node, producers)]
-    if not found or _MASK not in {value.name for value in half.graph.input}:
-        return half
-    for node in found:
-        node.input[:] = [*node.input[:_KEY_MASK], "", "mask.bias"]
-    nodes = [*_bias(half), *half.graph.node]
-    del half.graph.node[:]
-    half.graph.node.extend(nodes)
-    graph.drop_unused(half.graph)
+    made: dict[str, str] = {}
+    nodes: list[NodeProto] = []
+    for node in half.graph.node:
+        if _takes_a_mask(node) and _asks_for_all(node, producers):
+            mask = node.input[_KEY_MASK]
+            if (cast := producers.get(mask)) is not None and cast.op_type == "Cast":
+                mask = cast.input[0]
+            if mask not in made:
+                made[mask] = f"{mask}.bias"
+                nodes += _bias(mask, made[mask])
+            node.input[:] = [*node.input[:_KEY_MASK], "", made[mask]]
+        nodes.append(node)
+    if made:
+        _add_constants(half)
+        del half.graph.node[:]
+        half.graph.node.extend(nodes)
+        graph.drop_unused(half.graph)
     return half
 
 
@@ -50,20 +59,28 @@ def _asks_for_all(node: NodeProto, producers: dict[str, NodeProto]) -> bool:
     return query is not None and key is not None and query.input[0] == key.input[0]
 
 
-def _bias(model: ModelProto) -> list[NodeProto]:
-    """(rows, 1, tokens, tokens) in fp16: 0 for a key to look at, MASKED for padding."""
-    import numpy as np
-    from onnx import TensorProto, helper, numpy_helper
+def _bias(mask: str, bias: str) -> list[NodeProto]:
+    """(rows, 1, tokens, tokens) in fp16 from a mask (rows, tokens): 0 for a key to look at, MASKED for padding."""
+    from onnx import TensorProto, helper
 
-    for name, value in (("mask.real", np.float16(0)), ("mask.lowest", np.float16(MASKED))):
-        model.graph.initializer.append(numpy_helper.from_array(np.array(value), name))
-    for name, whole in (("mask.one", [1]), ("mask.axes", [1, 2])):
-        model.graph.initializer.append(numpy_helper.from_array(np.array(whole, np.int64), name))
+    real, keys, row, length, square = (f"{bias}.{part}" for part in ("real", "keys", "row", "length", "square"))
     return [
-        helper.make_node("Cast", [_MASK], ["mask.counts"], to=TensorProto.BOOL),
-        helper.make_node("Where", ["mask.counts", "mask.real", "mask.lowest"], ["mask.keys"]),
-        helper.make_node("Unsqueeze", ["mask.keys", "mask.axes"], ["mask.row"]),
-        helper.make_node("Shape", [_MASK], ["mask.length"], start=1, end=2),
-        helper.make_node("Concat", ["mask.one", "mask.one", "mask.length", "mask.one"], ["mask.square"], axis=0),
-        helper.make_node("Expand", ["mask.row", "mask.square"], ["mask.bias"]),
+        helper.make_node("Cast", [mask], [real], to=TensorProto.BOOL),
+        helper.make_node("Where", [real, "bias.none", "bias.masked"], [keys]),
+        helper.make_node("Unsqueeze", [keys, "bias.axes"], [row]),
+        helper.make_node("Shape", [mask], [length], start=1, end=2),
+        helper.make_node("Concat", ["bias.one", "bias.one", length, "bias.one"], [square], axis=0),
+        helper.make_node("Expand", [row, square], [bias]),
     ]
+
+
+def _add_constants(model: ModelProto) -> None:
+    from onnx import numpy_helper
+
+    constants = {
+        "bias.none": np.array(0, np.float16),
+        "bias.masked": np.array(MASKED, np.float16),
+        "bias.one": np.array([1], np.int64),
+        "bias.axes": np.array([1, 2], np.int64),
+    }
+    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())

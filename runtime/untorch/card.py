@@ -67,6 +67,7 @@ class Card:
         self._fills: Mapping[str, int] = {}
         self._limit: int | None = 0
         self._plans: dict[tuple[Bucket, tuple[str, ...]], _Plan | None] = {}
+        self._failed: set[tuple[Bucket, tuple[str, ...]]] = set()
         self._numbers = 0
         self._hosts: dict[str, Array] = {}
         self._devices: dict[str, Any] = {}
@@ -89,6 +90,10 @@ class Card:
     def in_turn(self, work: Callable[[Callable[[Any], None]], Result]) -> Result:
         """Do `work` when it is its turn; it is given what runs a binding without a graph."""
         return lane(lambda: work(lambda binding: self._session.run_with_iobinding(binding, self._plain)))
+
+    def value(self, array: Array) -> Any:
+        """The array as a value on the card."""
+        return lane(lambda: onnxruntime().OrtValue.ortvalue_from_numpy(array, self._memory, self._index))
 
     def _turn(self, feeds: Mapping[str, Array], names: tuple[str, ...]) -> list[Array]:
         used = self._shape(feeds)
@@ -123,8 +128,12 @@ class Card:
                 self._replay(plan, feeds)
                 plan.captured_by = thread
         except Exception as error:
-            # A run without it gives the same answer, or says what is wrong.
+            # A run without it gives the same answer, or says what is wrong. It is tried once more: whatever else in
+            # the process allocated on a card just then broke it off.
             logger.warning("no CUDA graph could be captured for %d rows of %d tokens: %s", *bucket, error)
+            if key not in self._failed:
+                self._failed.add(key)
+                return None
             plan = None
         finally:
             allocating.release()
@@ -158,23 +167,24 @@ class Card:
     def _run(self, feeds: Mapping[str, Array], names: Sequence[str], used: Bucket | None) -> list[Array]:
         """Without a graph: pinned host buffers and outputs on the card, both kept and grown."""
         inputs = tuple(self._inputs.values())
-        if not buckets.is_bounded(inputs):
-            used = None
-        run = used and Bucket(used.batch, buckets.width(used.length, self._limit))
+        bounded = used is not None and buckets.is_bounded(inputs)
+        run = Bucket(used.batch, buckets.width(used.length, self._limit)) if used and bounded else None
+        sizes = {name: buckets.shape(self._outputs[name].axes, inputs, run) if run else None for name in names}
+        # What cannot be cut back must not have grown.
+        padded = run if None not in sizes.values() else None
         binding = self._session.io_binding()
         for name, array in feeds.items():
-            binding.bind_cpu_input(name, self._pinned(name, array, run or array.shape))
-        for name in names:
-            tensor = self._outputs[name]
-            size = buckets.shape(tensor.axes, inputs, run) if run else None
-            if size is None:
+            binding.bind_cpu_input(name, self._pinned(name, array, padded or array.shape))
+        for name, size in sizes.items():
+            if size is None or padded is None:
                 binding.bind_output(name, "cpu")
             else:
-                place = self._reserved(name, int(np.prod(size)), tensor.dtype)
-                binding.bind_output(name, self._memory, self._index, np.dtype(tensor.dtype), size, place)
+                kind = self._outputs[name].dtype
+                place = self._reserved(name, int(np.prod(size)), kind)
+                binding.bind_output(name, self._memory, self._index, np.dtype(kind), size, place)
         self._session.run_with_iobinding(binding, self._plain)
         found = [self._fetched(value) for value in binding.get_outputs()]
-        if used is None:
+        if padded is None or used is None:
             return found
         axes = (self._outputs[name].axes for name in names)
         return [buckets.cut(array, one, inputs, used) for array, one in zip(found, axes, strict=True)]

@@ -184,8 +184,9 @@ class Session:
 
     def value(self, array: NDArray[Any]) -> Value:
         """The array as a value on the session's device; on the CPU it is the same memory."""
-        kind, index = self._place
-        return onnxruntime().OrtValue.ortvalue_from_numpy(array, kind, index)
+        if self._card is not None:
+            return self._card.value(array)
+        return onnxruntime().OrtValue.ortvalue_from_numpy(array, *self._place)
 
     def run_values(
         self, feeds: Mapping[str, NDArray[Any] | Value], arrays: Sequence[str], values: Sequence[str]

@@ -458,11 +458,11 @@ def test_a_mask_is_a_bias_where_a_card_has_a_kernel_for_it(bundle):
     path = bundle.path / bundle.variant("fp16").graphs["head"].file
     head = onnx.load(path, load_external_data=False)
     first, last = [list(node.input) for node in head.graph.node if node.op_type == "MultiHeadAttention"]
-    assert (first[4], first[5]) == ("", "mask.bias")
+    assert (first[4], first[5]) == ("", "attention_mask.bias")
     assert last[4:] == ["attention_mask"]
     whole = onnx.load(bundle.path / bundle.variant("fp16").graphs["model"].file, load_external_data=False)
     attention = [node for node in whole.graph.node if node.op_type == "MultiHeadAttention"]
-    assert all(node.input[5] == "mask.bias" for node in attention)
+    assert all(node.input[5] == "attention_mask.bias" for node in attention)
 
 
 def test_a_bias_masks_what_a_mask_of_keys_does(fused):
@@ -474,7 +474,7 @@ def test_a_bias_masks_what_a_mask_of_keys_does(fused):
     biased = onnx.ModelProto()
     biased.CopyFrom(half)
     masks.as_bias(biased)
-    assert any("mask.bias" in node.input for node in biased.graph.node)
+    assert any("attention_mask.bias" in node.input for node in biased.graph.node)
     want, have = (run(model, feeds) for model in (half, biased))
     for one, other in zip(want, have, strict=True):
         np.testing.assert_allclose(other, one, atol=0.02)
@@ -486,3 +486,18 @@ def run(model, feeds):
 
     session = onnxruntime.InferenceSession(model.SerializeToString())
     return session.run(None, feeds)
+
+
+@pytest.mark.parametrize("prefix", ["Bert", "DistilBert"])
+def test_choices_have_masks_of_their_own(prefix, tmp_path):
+    """The model's mask has an axis more than the one that attention reads."""
+    architecture = next(one for one in architectures.ARCHITECTURES if one.prefix == prefix)
+    source = architectures.checkpoint(tmp_path / "checkpoint", architecture, "multiple-choice")
+    export(source, tmp_path / "bundle", task="multiple-choice", precisions=("fp32", "fp16", "fp16_packed"))
+    bundle = Bundle(tmp_path / "bundle")
+    assert bundle.variant("fp16").verdict == "close"
+    question = {"text": "hello people", "choices": ["this city is good", "a movie", "I love it"]}
+    half, whole = (pipeline(None, bundle.path, device="cpu", precision=name)(question) for name in ("fp16", "fp32"))
+    assert sorted(one["index"] for one in half) == [0, 1, 2]
+    for one in whole:
+        assert next(h["score"] for h in half if h["index"] == one["index"]) == pytest.approx(one["score"], abs=0.01)

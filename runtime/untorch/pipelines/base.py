@@ -97,7 +97,7 @@ class Pipeline:
         if self._overlaps:
             from untorch.pipelines import overlap
 
-            answers = overlap.answered(answer, batching.windows(inputs, overlap.CHUNK))
+            answers = overlap.streamed(answer, batching.windows(inputs, overlap.CHUNK))
         else:
             answers = map(answer, batching.windows(inputs, STREAM_WINDOW))
         yield from chain.from_iterable(answers)
@@ -109,11 +109,9 @@ class Pipeline:
 
         if len(inputs) > overlap.WINDOW:
             try:
-                [answers] = overlap.answered(lambda window: self._answers(window, batch_size, parameters), [inputs])
+                return overlap.answered(lambda window: self._answers(window, batch_size, parameters), inputs)
             except InputError:
                 pass  # a window does not know which of all the inputs is at fault: below it is raised again, or not
-            else:
-                return answers
         return self._answers(inputs, batch_size, parameters)
 
     @classmethod

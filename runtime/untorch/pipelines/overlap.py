@@ -1,7 +1,7 @@
 """Many inputs in windows that are answered side by side, so that a card has work while Python prepares more.
 
-While the card runs one window, the next is tokenized and the last one's scores become answers. The card takes one run
-at a time by itself. This knows nothing of what a pipeline does with a window.
+While the card runs one window, the next is tokenized and the last one's scores become answers. This knows nothing of
+what a pipeline does with a window.
 """
 
 from __future__ import annotations
@@ -10,6 +10,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
+
+from untorch.lane import lane
+
+# Waits for a window's answers.
+Wait = Callable[[Future[list[Any]]], list[Any]]
 
 # Inputs of a window: with few of them the first is soon on the card, and the last soon behind it. And how many windows
 # are under way: one on the card, one before it, one behind it (benchmarks/NOTES.md).
@@ -27,12 +32,24 @@ class _Part(NamedTuple):
     last: bool
 
 
-def answered(answer: Callable[[list[Any]], list[Any]], chunks: Iterable[list[Any]]) -> Iterator[list[Any]]:
-    """The answers to each chunk of inputs, in order. `answer` is called from several threads, with windows.
+def answered(answer: Callable[[list[Any]], list[Any]], inputs: list[Any]) -> list[Any]:
+    """The answers to the inputs, in order. `answer` is called from several threads, with windows.
 
-    A window holds inputs of about one length, by their characters, wherever in the chunk they stand. What `answer`
-    raises comes where the chunk's answers would have come, and windows that have not begun are dropped.
+    A window holds inputs of about one length, by their characters, wherever they stand. Raises what `answer` does;
+    windows that have not begun are dropped then.
     """
+    # This thread has nothing else to do meanwhile, so that the card need not see others.
+    with lane.serving() as wait:
+        [answers] = _chunks(answer, [inputs], wait)
+    return answers
+
+
+def streamed(answer: Callable[[list[Any]], list[Any]], chunks: Iterable[list[Any]]) -> Iterator[list[Any]]:
+    """The same for each chunk of a stream. An error comes where the chunk's answers would have come."""
+    return _chunks(answer, chunks, lambda future: future.result())
+
+
+def _chunks(answer: Callable[[list[Any]], list[Any]], chunks: Iterable[list[Any]], wait: Wait) -> Iterator[list[Any]]:
     pending: deque[_Part] = deque()
     with ThreadPoolExecutor(AHEAD, "untorch-window") as pool:
         try:
@@ -44,18 +61,18 @@ def answered(answer: Callable[[list[Any]], list[Any]], chunks: Iterable[list[Any
                     window = pool.submit(answer, [chunk[place] for place in places])
                     pending.append(_Part(window, places, answers, start + WINDOW >= len(order)))
                     if len(pending) == AHEAD:
-                        yield from _finished(pending)
+                        yield from _finished(pending, wait)
             while pending:
-                yield from _finished(pending)
+                yield from _finished(pending, wait)
         finally:
             for part in pending:
                 part.window.cancel()
 
 
-def _finished(pending: deque[_Part]) -> Iterator[list[Any]]:
+def _finished(pending: deque[_Part], wait: Wait) -> Iterator[list[Any]]:
     """Wait for the first window; if it was its chunk's last, the chunk's answers."""
     part = pending.popleft()
-    for place, one in zip(part.places, part.window.result(), strict=True):
+    for place, one in zip(part.places, wait(part.window), strict=True):
         part.answers[place] = one
     if part.last:
         yield part.answers

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from untorch import AutoModelForSequenceClassification, SequenceTooLongError, pipeline
+from untorch import AutoModelForSequenceClassification, SequenceTooLongError, lane, pipeline
 from untorch.pipelines import overlap
 
 BUNDLE = Path(__file__).parents[2] / "data/bundle-v1"
@@ -46,8 +46,10 @@ def texts(count):
 def test_every_input_gets_its_own_answer_in_its_own_place(chunks, window):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(overlap, "WINDOW", window)
-        answered = overlap.answered(lambda items: [("answer", item) for item in items], chunks)
-        assert list(answered) == [[("answer", item) for item in chunk] for chunk in chunks]
+        streamed = overlap.streamed(lambda items: [("answer", item) for item in items], chunks)
+        expected = [[("answer", item) for item in chunk] for chunk in chunks]
+        assert list(streamed) == expected
+        assert [overlap.answered(lambda items: [("answer", item) for item in items], one) for one in chunks] == expected
 
 
 def test_windows_are_under_way_together(small_windows):
@@ -58,7 +60,7 @@ def test_windows_are_under_way_together(small_windows):
         return window
 
     chunk = ["text"] * (4 * overlap.AHEAD * 2)
-    assert list(overlap.answered(answer, [chunk])) == [chunk]
+    assert overlap.answered(answer, chunk) == chunk
 
 
 def test_a_window_holds_texts_of_about_one_length(small_windows):
@@ -68,7 +70,7 @@ def test_a_window_holds_texts_of_about_one_length(small_windows):
         seen.append(sorted(map(len, window)))
         return window
 
-    list(overlap.answered(answer, [["a" * (number % 4) for number in range(16)]]))
+    overlap.answered(answer, ["a" * (number % 4) for number in range(16)])
     assert sorted(seen) == [[0] * 4, [1] * 4, [2] * 4, [3] * 4]
 
 
@@ -82,7 +84,7 @@ def test_an_error_comes_in_place_of_the_answers_and_ends_the_work(small_windows)
         return window
 
     chunks = [["a"] * 4, ["bb"] * 4, *([["c"] * 4] * 50)]
-    answered = overlap.answered(answer, iter(chunks))
+    answered = overlap.streamed(answer, iter(chunks))
     assert next(answered) == ["a"] * 4
     with pytest.raises(ValueError, match="no"):
         next(answered)
@@ -90,7 +92,7 @@ def test_an_error_comes_in_place_of_the_answers_and_ends_the_work(small_windows)
 
 
 def test_a_stream_that_is_left_leaves_nothing_behind(small_windows):
-    answered = overlap.answered(lambda window: window, ([str(number)] for number in range(10**9)))
+    answered = overlap.streamed(lambda window: window, ([str(number)] for number in range(10**9)))
     assert [next(answered), next(answered)] == [["0"], ["1"]]
     answered.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("untorch-window")]
@@ -145,3 +147,19 @@ def test_an_error_names_the_text_by_its_number_in_the_whole_list(on_a_card, smal
     given[23] = "good " * 600
     with pytest.raises(SequenceTooLongError, match="text 23 has"):
         on_a_card(given)
+
+
+def test_while_a_list_is_answered_the_card_is_run_by_the_thread_that_asked(small_windows, monkeypatch):
+    own = lane.Lane()
+    monkeypatch.setattr(overlap, "lane", own)
+    ran = []
+
+    def answer(window):
+        ran.append(own(threading.current_thread))
+        return window
+
+    texts = [str(number) for number in range(40)]
+    assert overlap.answered(answer, texts) == texts
+    assert overlap.answered(answer, texts) == texts
+    assert set(ran) == {threading.current_thread()}
+    assert own(threading.current_thread) is threading.current_thread()

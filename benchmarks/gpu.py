@@ -70,7 +70,7 @@ FIRST_ONLY = ("torch fp16 eager", "session.run fp32", "untorch fp16, no graphs")
 # Engines that compile, each in a process of its own.
 COMPILED, RTX = "torch.compile max-autotune", "TensorRT-RTX plugin"
 # Engines that run the head's graph, whose last layer works for one token a row.
-HEADS = ("untorch fp16", "untorch fp16, no graphs")
+HEADS = ("untorch fp16", "untorch fp16, no graphs", "untorch fp16_packed")
 
 _clock = time.perf_counter
 

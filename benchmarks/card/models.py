@@ -123,12 +123,15 @@ def _graphs(model: Any, config: dict[str, Any], folder: Path) -> dict[str, dict[
         raise RuntimeError(f"{count} of {layers} attention layers fused")
     found = {"fp32": {"model": plain}, "fp16": {"model": folder / "model_fp16.onnx"}}
     graph.save(as_bias(to_fp16(fused)), folder / "model_fp16.onnx")
-    if (head := prune.head_only(fused, "logits")) is not None:
+    head = prune.head_only(fused, "logits")
+    if head is not None:
         found["fp16"]["head"] = folder / "head_fp16.onnx"
         graph.save_beside(take_int32(as_bias(to_fp16(head))), found["fp16"]["head"], folder / "model_fp16.onnx")
-    if (packed := pack(to_fp16(fused))) is not None:
-        found["fp16_packed"] = {"model": folder / "model_fp16_packed.onnx"}
-        graph.save_beside(take_int32(packed), folder / "model_fp16_packed.onnx", folder / "model_fp16.onnx")
+    for role, whole in (("model", fused), ("head", head)):
+        if whole is not None and (packed := pack(to_fp16(whole))) is not None:
+            path = folder / f"{role}_fp16_packed.onnx"
+            found.setdefault("fp16_packed", {})[role] = path
+            graph.save_beside(take_int32(packed), path, folder / "model_fp16.onnx")
     return found
 
 

@@ -81,8 +81,13 @@ def build(
     return variants
 
 
-def _with_head(variant: Variant, head: ModelProto | None, bundle: Path) -> Variant:
-    """The variant and, beside its whole graph, the one for the head alone. It shares the whole graph's weights."""
+def _with_head(
+    variant: Variant, head: ModelProto | None, bundle: Path, inputs: tuple[Tensor, ...] | None = None
+) -> Variant:
+    """The variant and, beside its whole graph, the one for the head alone. It shares the whole graph's weights.
+
+    Its inputs are among `inputs` (default: the whole graph's).
+    """
     if head is None:
         return variant
     whole = variant.graphs["model"]
@@ -90,7 +95,7 @@ def _with_head(variant: Variant, head: ModelProto | None, bundle: Path) -> Varia
     graph.save_beside(deepcopy(head), path, bundle / whole.file)
     names = {output.name for output in head.graph.output}
     outputs = tuple(output for output in whole.outputs if output.name in names)
-    described = graph.describe(path, bundle, whole.inputs, outputs, optimized=True)
+    described = graph.describe(path, bundle, inputs or whole.inputs, outputs, optimized=True)
     return replace(variant, graphs={**variant.graphs, "head": described})
 
 
@@ -157,21 +162,21 @@ def _halved(
     """
     fused = optimize.fuse(source, checkpoint.config, device="cuda")
     head = prune.head_only(fused, "logits") if checkpoint.task.answer == "row" else None
-    half = to_fp16(fused)
-    tight = pack(half) if packed else None
-    if tight is not None:
-        take_int32(tight)
+    half, half_head = to_fp16(fused), to_fp16(head) if head else None
+    tight, tight_head = (pack(model) if packed and model else None for model in (half, half_head))
     path = bundle / "onnx" / "model_fp16.onnx"
     graph.save(as_bias(half), path)
     described = graph.describe(path, bundle, inputs, outputs, optimized=True)
     counts = {"layers": optimize.layers(source), "fused_layers": optimize.fused_attention(described.fused)}
     whole = Variant("fp16", {"model": described}, extra={**counts, "compared_on": "cpu"})
-    variants = {"fp16": _with_head(whole, take_int32(as_bias(to_fp16(head))) if head else None, bundle)}
+    variants = {"fp16": _with_head(whole, take_int32(as_bias(half_head)) if half_head else None, bundle)}
     if tight is not None:
         beside = path.with_name(f"model_fp16{PACKED}.onnx")
-        graph.save_beside(tight, beside, path)
-        found = graph.describe(beside, bundle, (*inputs, *INDICES), outputs, optimized=True)
-        variants[f"fp16{PACKED}"] = Variant(f"fp16{PACKED}", {"model": found}, extra=dict(counts))
+        graph.save_beside(take_int32(tight), beside, path)
+        taken = (*inputs, *INDICES)
+        found = graph.describe(beside, bundle, taken, outputs, optimized=True)
+        whole = Variant(f"fp16{PACKED}", {"model": found}, extra=dict(counts))
+        variants[whole.precision] = _with_head(whole, take_int32(tight_head) if tight_head else None, bundle, taken)
     elif packed:
         kind = checkpoint.config["model_type"]
         warnings.warn(f"{kind}'s attention does not allow padding to be removed", ExportWarning, stacklevel=3)

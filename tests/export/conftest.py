@@ -21,3 +21,20 @@ def exported(make_bundle):
         return make_bundle(f"{name}{head}", lambda folder: family(folder, name, head))
 
     return get
+
+
+@pytest.fixture(scope="session")
+def halved(make_bundle):
+    """A random two-label BERT: its checkpoint and its bundle with fp32, fp16 and fp16_packed."""
+    from checkpoints import small_bert
+
+    return make_bundle("halved", small_bert, precisions=("fp32", "fp16", "fp16_packed"))
+
+
+@pytest.fixture(scope="session")
+def fused(halved):
+    """Its graph in fp32, fused as a card wants it."""
+    from untorch.bundle import read_json
+    from untorch_export import optimize
+
+    return optimize.fuse(halved[1] / "onnx/model.onnx", read_json(halved[1] / "config.json"), device="cuda")

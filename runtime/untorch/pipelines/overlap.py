@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from untorch.lane import lane
@@ -65,8 +66,10 @@ def _chunks(answer: Callable[[list[Any]], list[Any]], chunks: Iterable[list[Any]
             while pending:
                 yield from _finished(pending, wait)
         finally:
-            for part in pending:
-                part.window.cancel()
+            for part in [part for part in pending if not part.window.cancel()]:
+                # Not left to the pool's end: what it still asks of the card may be for this thread to run.
+                with suppress(Exception):
+                    wait(part.window)
 
 
 def _finished(pending: deque[_Part], wait: Wait) -> Iterator[list[Any]]:

@@ -163,3 +163,29 @@ def test_while_a_list_is_answered_the_card_is_run_by_the_thread_that_asked(small
     assert overlap.answered(answer, texts) == texts
     assert set(ran) == {threading.current_thread()}
     assert own(threading.current_thread) is threading.current_thread()
+
+
+def test_a_window_that_fails_does_not_leave_the_others_waiting_for_the_card(small_windows, monkeypatch):
+    """They ask this thread to run for them, which has an error to raise by then."""
+    own = lane.Lane()
+    monkeypatch.setattr(overlap, "lane", own)
+    failed, ended = threading.Event(), []
+
+    def answer(window):
+        if "bad" in window:
+            failed.set()
+            raise ValueError("no")
+        failed.wait(PATIENCE)
+        threading.Event().wait(0.2)  # the error has arrived by now
+        return own(lambda: window)
+
+    def ask():
+        with pytest.raises(ValueError, match="no"):
+            overlap.answered(answer, ["bad", *["a longer text"] * 40])
+        ended.append(True)
+
+    # A daemon, so that a failure is one and does not hang.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    assert ended

@@ -110,7 +110,7 @@ def _refused(precision: str, parity: dict[str, Any]) -> dict[str, Any]:
 
 
 def _outcome(parity: dict[str, Any]) -> dict[str, Any]:
-    worst = max((item["max_abs_difference"] for item in parity["outputs"].values()), default=0.0)
+    worst = max((item["max_abs_difference"] for item in parity["outputs"].values()), default=None)
     return {"gate": parity["gate"], "max_abs_difference": worst}
 
 
@@ -132,7 +132,7 @@ def _print_table(rows: list[dict[str, Any]], title: str) -> None:
             row["precision"],
             f"{row['bytes'] / 1e6:.1f} MB" if row["written"] else "not written",
             f"[bold red]{layers}[/]" if short else layers,
-            f"{row['max_abs_difference']:.2g}",
+            "–" if row["max_abs_difference"] is None else f"{row['max_abs_difference']:.2g}",
             f"{gate['rule']} {gate['measured']:.2g}, limit {gate['limit']:g}" if gate["limit"] else gate["rule"],
             f"[{_COLOURS.get(row['verdict'], 'green')}]{row['verdict']}[/]",
         )

@@ -40,6 +40,16 @@ def test_table_and_progress(checkpoint, tmp_path, capsys):
     assert "━" not in out
 
 
+def test_what_was_not_compared_has_no_difference(checkpoint, tmp_path, capsys):
+    given = (checkpoint, "--precision", "fp32,fp16,fp16_packed")
+    assert call(cli, *given, "-o", tmp_path / "table") == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "fp16_packed" in line]
+    assert "–" in line
+    assert call(cli, *given, "-o", tmp_path / "report", "--json") == 0
+    *_, packed = json.loads(capsys.readouterr().out)["variants"]
+    assert (packed["precision"], packed["max_abs_difference"]) == ("fp16_packed", None)
+
+
 def test_json_and_precision(checkpoint, tmp_path, capsys):
     assert call(cli, checkpoint, "-o", tmp_path / "bundle", "--precision", "fp32", "--json") == 0
     report = json.loads(capsys.readouterr().out)

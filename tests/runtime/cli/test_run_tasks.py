@@ -29,9 +29,12 @@ def bundles(make_bundle):
 
     def get(task):
         head, config = made[task]
-        return make_bundle(
-            f"run-{task}", lambda folder: small_bert(folder, head, **config), precisions=["fp32"], task=task
-        )[1]
+
+        def small(folder):
+            # Narrower than its own weights, whose sums come near the limit of fp32's parity with some vocabularies.
+            return small_bert(folder, head, initializer_range=0.3, **config)
+
+        return make_bundle(f"run-{task}", small, precisions=["fp32"], task=task)[1]
 
     return get
 

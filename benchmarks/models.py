@@ -168,7 +168,8 @@ def _untorch(folder: Path, target: Path) -> None:
 
 def _renew(bundle: Path) -> None:
     """Remove a bundle that was made without our own operators, where they run now."""
-    from untorch import Bundle, kernels
+    from untorch import Bundle
+    from untorch.ort import kernels
 
     if bundle.is_dir() and kernels.usable() and "int8_kernels" not in Bundle(bundle).variants:
         shutil.rmtree(bundle)

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import page, plots
-from benchmarks.card import report as card
 from benchmarks.figures import Results
 from benchmarks.goals import LARGE, SMALL, goals
+from benchmarks.gpu import report as card
 
 RESULTS = Path(__file__).resolve().parent / "results"
 _LENGTHS = (16, 32, 64, 128, 256)

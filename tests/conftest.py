@@ -17,7 +17,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
-import fuzzing  # noqa: E402, F401  # it registers the profiles
+from helpers import fuzzing  # noqa: E402, F401  # it registers the profiles
 
 settings.load_profile("suite")
 
@@ -58,7 +58,7 @@ def make_bundle(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny(make_bundle) -> tuple[Path, Path]:
     """A random two-label BERT classifier: its checkpoint and its bundle (fp32 and int8)."""
-    from checkpoints import small_bert
+    from helpers.checkpoints import small_bert
 
     return make_bundle("tiny", small_bert, precisions=["fp32", "int8"], keep_failed=True)
 

@@ -89,7 +89,7 @@ def test_the_wheel_holds_the_two_packages_and_nothing_else(built):
     tops = {name.split("/")[0] for name in names}
     assert {"untorch", "untorch_export"} < tops
     assert all(top.endswith(".dist-info") for top in tops - {"untorch", "untorch_export"})
-    assert {"untorch/py.typed", "untorch_export/py.typed", "untorch/probe.onnx"} <= set(names)
+    assert {"untorch/py.typed", "untorch_export/py.typed", "untorch/tools/probe.onnx"} <= set(names)
     assert not any("__pycache__" in name for name in names)
 
 

@@ -15,15 +15,16 @@ import pytest
 import torch
 import transformers
 
-from architectures import ARCHITECTURES, CAUSAL, HEADS, SEQ2SEQ, Architecture, checkpoint, table
-from comparing import same
-from untorch import kernels, pipeline
-from untorch.bundle import Bundle
-from untorch.manifest import Variant
-from untorch_export import reference
+from helpers.architectures import ARCHITECTURES, CAUSAL, HEADS, SEQ2SEQ, Architecture, checkpoint, table
+from helpers.comparing import same
+from untorch import pipeline
+from untorch.bundle.folder import Bundle
+from untorch.bundle.manifest import Variant
+from untorch.ort import kernels
 from untorch_export.errors import ExportWarning
 from untorch_export.export import export
-from untorch_export.ranges import OUTLIERS
+from untorch_export.parity import reference
+from untorch_export.quantize.ranges import OUTLIERS
 
 TEXTS = ["hello people, this city is a good movie!", "a", "I love it. " * 5, "Ça va, 世界? not bad"]
 QUESTION = {"question": "what is great?", "context": "this movie is great and that film was awful I love it"}

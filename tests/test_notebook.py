@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import transformers
 
-from checkpoints import word_piece
+from helpers.checkpoints import word_piece
 from untorch import (
     AutoModel,
     AutoModelForSequenceClassification,

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from untorch.bundle.manifest import Manifest, Variant
 from untorch.errors import DependencyError
-from untorch.manifest import Manifest, Variant
+from untorch_export.checkpoint.tasks import TASKS
 from untorch_export.errors import ExportWarning, GateError
-from untorch_export.tasks import TASKS
 
 HELP = "export a PyTorch checkpoint to a bundle"
 

@@ -14,17 +14,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from untorch import kernels
-from untorch.bundle import GOLDEN
+from untorch.bundle.folder import GOLDEN
+from untorch.bundle.manifest import KERNELS, PACKED, Manifest, Variant
 from untorch.errors import DependencyError, DeviceError
-from untorch.manifest import KERNELS, PACKED, Manifest, Variant
-from untorch.session import Session
-from untorch_export import assets, evalset, generation, writer
-from untorch_export.checkpoint import Checkpoint, load
+from untorch.ort import kernels
+from untorch.ort.session import Session
+from untorch_export.bundle import assets, writer
+from untorch_export.checkpoint.load import Checkpoint, load
 from untorch_export.errors import ExportError, ExportWarning, GateError
-from untorch_export.parity import Parity, Run, measure
-from untorch_export.reference import Arrays, Reference, write_golden
-from untorch_export.texts import CALIBRATION_TEXTS
+from untorch_export.parity import evalset, generation
+from untorch_export.parity.forward import Parity, Run, measure
+from untorch_export.parity.reference import Arrays, Reference, write_golden
+from untorch_export.parity.texts import CALIBRATION_TEXTS
 from untorch_export.variants import Progress, build
 
 INT8_KERNELS = f"int8{KERNELS}"

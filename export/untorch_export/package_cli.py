@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Build the wheel and print its path. Raises UntorchError for a wrong call."""
-    from untorch_export.package import package
+    from untorch_export.bundle.package import package
 
     wheel = package(
         arguments.bundle,

@@ -11,21 +11,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from untorch.manifest import INT8_SHARED, KERNELS, PACKED, Tensor, Variant
-from untorch.packing import INDICES
-from untorch.session import Session
-from untorch_export import decoder, graph, optimize, prune
-from untorch_export.checkpoint import Checkpoint
-from untorch_export.convert import convert
+from untorch.bundle.manifest import INT8_SHARED, KERNELS, PACKED, Tensor, Variant
+from untorch.ort.cuda.packing import INDICES
+from untorch.ort.session import Session
+from untorch_export.checkpoint.load import Checkpoint
 from untorch_export.errors import ExportWarning
-from untorch_export.kernels import quantize_kernels
-from untorch_export.masks import as_bias
-from untorch_export.packing import pack
-from untorch_export.patches import place_marks
-from untorch_export.precision import take_int32, to_fp16
-from untorch_export.quantize import quantize_int8
-from untorch_export.ranges import observe, random_batches
-from untorch_export.reference import Arrays, encode, spare_id
+from untorch_export.graph import files, fusion
+from untorch_export.graph.fp16 import take_int32, to_fp16
+from untorch_export.graph.head import head_only
+from untorch_export.graph.masks import as_bias
+from untorch_export.graph.packing import pack
+from untorch_export.parity.reference import Arrays, encode, spare_id
+from untorch_export.quantize.int8 import quantize_int8
+from untorch_export.quantize.int8_kernels import quantize_kernels
+from untorch_export.quantize.ranges import observe, random_batches
+from untorch_export.trace import generation
+from untorch_export.trace.forward import convert
+from untorch_export.trace.patches import place_marks
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -59,7 +61,7 @@ def build(
     del session
     variants = {}
     if "fp32" in precisions:
-        variants["fp32"] = Variant("fp32", {"model": graph.describe(source, bundle, inputs, outputs)})
+        variants["fp32"] = Variant("fp32", {"model": files.describe(source, bundle, inputs, outputs)})
     if "fp16" in precisions:
         progress("halve", 0, 1)
         variants |= _halved(checkpoint, source, bundle, inputs, outputs, packed=f"fp16{PACKED}" in precisions)
@@ -68,14 +70,14 @@ def build(
     if checkpoint.task.answer != "row" and not eight_bit:
         return variants
     progress("fuse", 0, 1)
-    fused = optimize.fuse(source, checkpoint.config)
-    head = prune.head_only(fused, "logits") if checkpoint.task.answer == "row" else None
+    fused = fusion.fuse(source, checkpoint.config)
+    head = head_only(fused, "logits") if checkpoint.task.answer == "row" else None
     progress("fuse", 1, 1)
     if "fp32" in precisions:
         variants["fp32"] = _with_head(variants["fp32"], head, bundle)
     if eight_bit:
         progress("quantize", 0, 1)
-        layers = optimize.layers(source)
+        layers = fusion.layers(source)
         variants |= _quantized(checkpoint, fused, head, bundle, calibration, inputs, outputs, layers, eight_bit)
         progress("quantize", 1, 1)
     return variants
@@ -92,22 +94,22 @@ def _with_head(
         return variant
     whole = variant.graphs["model"]
     path = bundle / whole.file.replace("model", "head")
-    graph.save_beside(deepcopy(head), path, bundle / whole.file)
+    files.save_beside(deepcopy(head), path, bundle / whole.file)
     names = {output.name for output in head.graph.output}
     outputs = tuple(output for output in whole.outputs if output.name in names)
-    described = graph.describe(path, bundle, inputs or whole.inputs, outputs, optimized=True)
+    described = files.describe(path, bundle, inputs or whole.inputs, outputs, optimized=True)
     return replace(variant, graphs={**variant.graphs, "head": described})
 
 
 def _decoder(checkpoint: Checkpoint, bundle: Path, progress: Progress) -> Variant:
     """The fp32 graphs of a model that generates."""
     progress("convert", 0, 1)
-    paths = decoder.convert(checkpoint.model, checkpoint.task, bundle / "onnx")
+    paths = generation.convert(checkpoint.model, checkpoint.task, bundle / "onnx")
     progress("convert", 1, 1)
     graphs = {}
     for role, path in paths.items():
         session = Session(path, device="cpu")
-        graphs[role] = graph.describe(path, bundle, session.inputs, session.outputs)
+        graphs[role] = files.describe(path, bundle, session.inputs, session.outputs)
     return Variant("fp32", graphs)
 
 
@@ -127,13 +129,13 @@ def _quantized(
     makers = {name: quantize_kernels if name.endswith(KERNELS) else quantize_int8 for name in sorted(set(precisions))}
     models = {name: model for name, make in makers.items() if (model := make(fused, seen)) is not None}
     onnx = bundle / "onnx"
-    shared = graph.save_shared(list(models.values()), onnx / INT8_SHARED) if len(models) > 1 else None
+    shared = files.save_shared(list(models.values()), onnx / INT8_SHARED) if len(models) > 1 else None
     variants: dict[str, Variant] = {}
     for precision, model in models.items():
         path = onnx / f"model_{precision}.onnx"
-        graph.save(model, path, elsewhere=shared)
-        described = graph.describe(path, bundle, inputs, outputs, optimized=True)
-        count = optimize.fused_attention(described.fused)
+        files.save(model, path, elsewhere=shared)
+        described = files.describe(path, bundle, inputs, outputs, optimized=True)
+        count = fusion.fused_attention(described.fused)
         if count < layers and not variants:
             warnings.warn(
                 f"only {count} of {layers} attention layers fused ({checkpoint.config['model_type']}): int8 will be "
@@ -160,21 +162,21 @@ def _halved(
 
     The graphs that nobody but untorch reads take int32. fp16 is compared here on the CPU, whose sums are not a card's.
     """
-    fused = optimize.fuse(source, checkpoint.config, device="cuda")
-    head = prune.head_only(fused, "logits") if checkpoint.task.answer == "row" else None
+    fused = fusion.fuse(source, checkpoint.config, device="cuda")
+    head = head_only(fused, "logits") if checkpoint.task.answer == "row" else None
     half, half_head = to_fp16(fused), to_fp16(head) if head else None
     tight, tight_head = (pack(model) if packed and model else None for model in (half, half_head))
     path = bundle / "onnx" / "model_fp16.onnx"
-    graph.save(as_bias(half), path)
-    described = graph.describe(path, bundle, inputs, outputs, optimized=True)
-    counts = {"layers": optimize.layers(source), "fused_layers": optimize.fused_attention(described.fused)}
+    files.save(as_bias(half), path)
+    described = files.describe(path, bundle, inputs, outputs, optimized=True)
+    counts = {"layers": fusion.layers(source), "fused_layers": fusion.fused_attention(described.fused)}
     whole = Variant("fp16", {"model": described}, extra={**counts, "compared_on": "cpu"})
     variants = {"fp16": _with_head(whole, take_int32(as_bias(half_head)) if half_head else None, bundle)}
     if tight is not None:
         beside = path.with_name(f"model_fp16{PACKED}.onnx")
-        graph.save_beside(take_int32(tight), beside, path)
+        files.save_beside(take_int32(tight), beside, path)
         taken = (*inputs, *INDICES)
-        found = graph.describe(beside, bundle, taken, outputs, optimized=True)
+        found = files.describe(beside, bundle, taken, outputs, optimized=True)
         whole = Variant(f"fp16{PACKED}", {"model": found}, extra=dict(counts))
         variants[whole.precision] = _with_head(whole, take_int32(tight_head) if tight_head else None, bundle, taken)
     elif packed:

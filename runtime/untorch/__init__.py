@@ -15,9 +15,7 @@ from typing import TYPE_CHECKING, Any
 from untorch.version import __version__
 
 if TYPE_CHECKING:
-    from untorch.batcher import Batcher, BatcherClosedError
-    from untorch.bundle import Bundle
-    from untorch.causal import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from untorch.bundle.folder import Bundle
     from untorch.errors import (
         BundleError,
         DependencyError,
@@ -30,16 +28,18 @@ if TYPE_CHECKING:
         UntorchError,
     )
     from untorch.generation import GenerationConfig, TextStreamer
-    from untorch.heads import (
+    from untorch.model.base import AutoModel
+    from untorch.model.generative import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from untorch.model.heads import (
         AutoModelForMaskedLM,
         AutoModelForMultipleChoice,
         AutoModelForQuestionAnswering,
         AutoModelForSequenceClassification,
         AutoModelForTokenClassification,
     )
-    from untorch.model import AutoModel
     from untorch.numerics import softmax
     from untorch.pipelines import pipeline
+    from untorch.pipelines.batcher import Batcher, BatcherClosedError
     from untorch.tokenizer import AutoTokenizer, BatchEncoding
 
 # From numpy's import on, OpenBLAS keeps its idle threads spinning for a tenth of a second, on the cores that a model is
@@ -47,19 +47,19 @@ if TYPE_CHECKING:
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")
 
 _HOME = {
-    "AutoModel": "model",
-    "AutoModelForCausalLM": "causal",
-    "AutoModelForMaskedLM": "heads",
-    "AutoModelForMultipleChoice": "heads",
-    "AutoModelForQuestionAnswering": "heads",
-    "AutoModelForSeq2SeqLM": "causal",
-    "AutoModelForSequenceClassification": "heads",
-    "AutoModelForTokenClassification": "heads",
+    "AutoModel": "model.base",
+    "AutoModelForCausalLM": "model.generative",
+    "AutoModelForMaskedLM": "model.heads",
+    "AutoModelForMultipleChoice": "model.heads",
+    "AutoModelForQuestionAnswering": "model.heads",
+    "AutoModelForSeq2SeqLM": "model.generative",
+    "AutoModelForSequenceClassification": "model.heads",
+    "AutoModelForTokenClassification": "model.heads",
     "AutoTokenizer": "tokenizer",
     "BatchEncoding": "tokenizer",
-    "Batcher": "batcher",
-    "BatcherClosedError": "batcher",
-    "Bundle": "bundle",
+    "Batcher": "pipelines.batcher",
+    "BatcherClosedError": "pipelines.batcher",
+    "Bundle": "bundle.folder",
     "BundleError": "errors",
     "DependencyError": "errors",
     "DeviceError": "errors",

@@ -1,12 +1,9 @@
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 # The models here are tiny: a second thread only waits for the first, and on a busy machine for long.
 torch.set_num_threads(1)
@@ -15,7 +12,7 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="session")
 def exported(make_bundle):
     """`exported("Bert")` → (checkpoint folder, bundle folder) of a tiny two-label classifier, made once."""
-    from families import family
+    from helpers.families import family
 
     def get(name: str, head: str = "ForSequenceClassification") -> tuple[Path, Path]:
         return make_bundle(f"{name}{head}", lambda folder: family(folder, name, head))
@@ -26,7 +23,7 @@ def exported(make_bundle):
 @pytest.fixture(scope="session")
 def halved(make_bundle):
     """A random two-label BERT: its checkpoint and its bundle with fp32, fp16 and fp16_packed."""
-    from checkpoints import small_bert
+    from helpers.checkpoints import small_bert
 
     return make_bundle("halved", small_bert, precisions=("fp32", "fp16", "fp16_packed"))
 
@@ -34,7 +31,7 @@ def halved(make_bundle):
 @pytest.fixture(scope="session")
 def fused(halved):
     """Its graph in fp32, fused as a card wants it."""
-    from untorch.bundle import read_json
-    from untorch_export import optimize
+    from untorch.bundle.folder import read_json
+    from untorch_export.graph import fusion
 
-    return optimize.fuse(halved[1] / "onnx/model.onnx", read_json(halved[1] / "config.json"), device="cuda")
+    return fusion.fuse(halved[1] / "onnx/model.onnx", read_json(halved[1] / "config.json"), device="cuda")

@@ -12,12 +12,12 @@ import onnx
 import pytest
 import torch
 import transformers
-from families import FAMILIES, LAYERS, family
 
-from untorch import kernels
-from untorch.bundle import Bundle, read_json
-from untorch.session import Session
-from untorch.verification import verify
+from helpers.families import FAMILIES, LAYERS, family
+from untorch.bundle.folder import Bundle, read_json
+from untorch.ort import kernels
+from untorch.ort.session import Session
+from untorch.tools.verification import verify
 from untorch_export.errors import ExportError
 from untorch_export.export import export
 

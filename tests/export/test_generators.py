@@ -9,9 +9,9 @@ import shutil
 import numpy as np
 import pytest
 
-from generators import CAUSAL, SEQ2SEQ, generator
-from untorch.bundle import Bundle, read_json
-from untorch.verification import verify
+from helpers.generators import CAUSAL, SEQ2SEQ, generator
+from untorch.bundle.folder import Bundle, read_json
+from untorch.tools.verification import verify
 from untorch_export.errors import ExportError, ExportWarning
 from untorch_export.export import export
 

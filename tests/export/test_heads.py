@@ -9,12 +9,12 @@ import pytest
 import torch
 import transformers
 
-from architectures import ARCHITECTURES, checkpoint
-from comparing import same
+from helpers.architectures import ARCHITECTURES, checkpoint
+from helpers.comparing import same
 from untorch import AutoModel, AutoModelForQuestionAnswering, AutoTokenizer, pipeline
-from untorch_export import optimize
 from untorch_export.errors import ExportError
 from untorch_export.export import export
+from untorch_export.graph import fusion
 
 TEXTS = ["hello people, this city is a good movie!", "a", "I love it. " * 5, "Ça va, 世界? not bad"]
 BY_PREFIX = {architecture.prefix: architecture for architecture in ARCHITECTURES}
@@ -111,7 +111,7 @@ def test_whatever_fails_is_an_export_error_that_names_the_cause(tmp_path, monkey
     def fail(*arguments):
         raise IndexError("operator Foo: index -1 is out of bounds\nand more")
 
-    monkeypatch.setattr(optimize, step, fail)
+    monkeypatch.setattr(fusion, step, fail)
     source = classifier(tmp_path / "checkpoint", "Bert")
     named = "BertForSequenceClassification cannot be exported for text-classification: IndexError: operator Foo"
     with pytest.raises(ExportError, match=named):

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from untorch import kernels
-from untorch.bundle import Bundle
-from untorch.golden import load as load_golden
-from untorch.session import Session
+from untorch.bundle.folder import Bundle
+from untorch.bundle.golden import load as load_golden
+from untorch.ort import kernels
+from untorch.ort.session import Session
 from untorch_export.export import export
-from untorch_export.texts import TEXTS
+from untorch_export.parity.texts import TEXTS
 
 
 def test_sentiment_keeps_its_accuracy(shared, tmp_path):

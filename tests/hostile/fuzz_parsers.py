@@ -21,11 +21,12 @@ ROOT = Path(__file__).resolve().parents[2]
 BUNDLE = ROOT / "tests/data/bundle-v1"
 
 with atheris.instrument_imports(include=["untorch"]):
-    from untorch import UntorchError, golden, inspection
-    from untorch.bundle import Bundle, read_json
-    from untorch.config import ModelConfig
+    from untorch import UntorchError
+    from untorch.bundle import golden, inspection
+    from untorch.bundle.config import ModelConfig
+    from untorch.bundle.folder import Bundle, read_json
+    from untorch.bundle.manifest import Manifest
     from untorch.generation import GenerationConfig
-    from untorch.manifest import Manifest
 
 # A bundle of its own, whose files the inputs take the places of.
 FOLDER = shutil.copytree(BUNDLE, Path(tempfile.mkdtemp(prefix="untorch-fuzz-")) / "bundle")

@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fuzzing import cases, mutated, values
-from untorch import AutoTokenizer, InputError, UntorchError, golden, pipeline
-from untorch.config import ModelConfig
+from helpers.fuzzing import cases, mutated, values
+from untorch import AutoTokenizer, InputError, UntorchError, pipeline
+from untorch.bundle import golden
+from untorch.bundle.config import ModelConfig
+from untorch.bundle.manifest import Manifest
 from untorch.generation import GenerationConfig
-from untorch.manifest import Manifest
 from untorch.tokenizer.chat import render
 
 DATA = Path(__file__).resolve().parents[1] / "data/bundle-v1"

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from checkpoints import small_bert
+from helpers.checkpoints import small_bert
 from untorch_export.errors import ExportError
 from untorch_export.export import export
 

@@ -12,17 +12,9 @@ import numpy as np
 import pytest
 from tokenizers import Regex, Tokenizer, pre_tokenizers
 
-from untorch import (
-    AutoTokenizer,
-    Bundle,
-    FormatError,
-    InputError,
-    UntorchError,
-    bundle,
-    golden,
-    pipeline,
-)
-from untorch.config import ModelConfig
+from untorch import AutoTokenizer, Bundle, FormatError, InputError, UntorchError, pipeline
+from untorch.bundle import folder, golden
+from untorch.bundle.config import ModelConfig
 
 NESTED = "[" * 200_000 + "]" * 200_000
 SIDE_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
@@ -59,7 +51,7 @@ def test_files_of_gigabytes_are_not_read(frozen_bundle, name):
     if name != "untorch.json":
         (frozen_bundle / "untorch.json").unlink()
     with (frozen_bundle / name).open("wb") as file:
-        file.truncate(bundle.MAX_JSON_BYTES + 1)  # sparse: it takes no room on the disk
+        file.truncate(folder.MAX_JSON_BYTES + 1)  # sparse: it takes no room on the disk
     start = time.monotonic()
     with pytest.raises(FormatError, match="larger than"):
         load(frozen_bundle)

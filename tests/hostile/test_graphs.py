@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-import fuzzing
-from fuzzing import cases
+from helpers import fuzzing
+from helpers.fuzzing import cases
 from untorch import AutoModel, FormatError, IntegrityError, UntorchError
-from untorch.bundle import digest
-from untorch.inspection import inspect
+from untorch.bundle.folder import digest
+from untorch.bundle.inspection import inspect
 
 
 def graph(nodes=(), initializers=(), inputs=("input_ids",), domains=(), functions=()):

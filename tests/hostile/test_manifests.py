@@ -17,11 +17,11 @@ from untorch import (
     FormatError,
     IntegrityError,
     UntorchError,
-    loading,
     pipeline,
 )
 from untorch.cli import main
-from untorch.session import Session
+from untorch.loading import sessions
+from untorch.ort.session import Session
 
 
 def edit(folder, change):
@@ -176,7 +176,7 @@ def test_a_file_that_changes_between_check_and_load(frozen_bundle, monkeypatch, 
         path.write_bytes(content)
         return Session(graph, **arguments)
 
-    monkeypatch.setattr(loading, "Session", swap)
+    monkeypatch.setattr(sessions, "Session", swap)
     # Whether the digest or the identity notices first depends on which of the two threads is ahead.
     with pytest.raises(IntegrityError):
         load(frozen_bundle)

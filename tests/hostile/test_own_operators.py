@@ -7,8 +7,10 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from own_operators import add_variant
-from untorch import AutoModel, BundleError, FormatError, inspection, kernels
+from helpers.own_operators import add_variant
+from untorch import AutoModel, BundleError, FormatError
+from untorch.bundle import inspection
+from untorch.ort import kernels
 
 NAMED = "int8_kernels"
 able = pytest.mark.skipif(not kernels.usable(), reason=str(kernels.problem() or ""))

@@ -10,11 +10,11 @@ import sys
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from signing_keys import make_key
+from helpers.signing_keys import make_key
 from untorch import AutoModelForSequenceClassification, Bundle, BundleError, InputError, IntegrityError
-from untorch.bundle import digest
+from untorch.bundle.folder import digest
+from untorch.bundle.signing import check_signature, sign
 from untorch.cli import main
-from untorch.signing import check_signature, sign
 
 
 @pytest.fixture

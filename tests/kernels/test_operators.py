@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from own_operators import Linear, attention, gelu
+from helpers.own_operators import Linear, attention, gelu
 
 untorch_kernels = pytest.importorskip("untorch_kernels", reason="untorch-kernels is not installed")
 if untorch_kernels.missing():

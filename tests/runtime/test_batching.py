@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fuzzing import cases
+from helpers.fuzzing import cases
 from untorch import batching
 
 lengths = st.lists(st.integers(1, 600), max_size=200)

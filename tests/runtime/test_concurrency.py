@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-import fuzzing
+from helpers import fuzzing
 from untorch import Batcher, InputError, IntegrityError, pipeline
 
 BUNDLE = Path(__file__).resolve().parents[1] / "data/bundle-v1"

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from signing_keys import make_key
+from helpers.signing_keys import make_key
 
 LOAD = """
 import json, os, sys, threading, time

@@ -39,7 +39,7 @@ def split_bundle(words: list[str]) -> tuple[str | None, list[str]]:
     """Separate `[BUNDLE] [TEXT …]`: the first word is a bundle if it is a folder, an installed model or a Hub id."""
     from pathlib import Path
 
-    from untorch.hub import installed_models
+    from untorch.bundle.hub import installed_models
 
     if not words:
         return None, []

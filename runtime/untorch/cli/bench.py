@@ -6,10 +6,10 @@ import argparse
 import json
 import sys
 
-from untorch.benchmark import LENGTHS, Measurement, benchmark
-from untorch.bundle import Bundle
-from untorch.hub import resolve
-from untorch.loading import unable
+from untorch.bundle.folder import Bundle
+from untorch.bundle.hub import resolve
+from untorch.loading.sessions import unable
+from untorch.tools.benchmark import LENGTHS, Measurement, benchmark
 
 HELP = "measure a bundle: latency, throughput, cold start and memory, beside other engines"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 
-from untorch.bundle import REQUIRE_VERIFIED, requires_verified
-from untorch.diagnosis import diagnose
+from untorch.bundle.folder import REQUIRE_VERIFIED, requires_verified
+from untorch.tools.diagnosis import diagnose
 
 HELP = "show what is installed, which devices work, and what would be used"
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 
-from untorch.bundle import Bundle
+from untorch.bundle.folder import Bundle
+from untorch.bundle.hub import default_model, resolve
 from untorch.cli.arguments import add_model_arguments, split_bundle
 from untorch.errors import InputError
-from untorch.explanation import explain
-from untorch.hub import default_model, resolve
+from untorch.tools.explanation import explain
 
 HELP = "show each stage between a text and its answer"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from untorch.bundle import Bundle
-from untorch.hub import resolve
-from untorch.signing import sign
+from untorch.bundle.folder import Bundle
+from untorch.bundle.hub import resolve
+from untorch.bundle.signing import sign
 
 HELP = "sign a bundle with a private key"
 

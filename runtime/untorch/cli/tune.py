@@ -7,10 +7,10 @@ import datetime
 import json
 import sys
 
-from untorch.bundle import Bundle
-from untorch.hub import resolve
-from untorch.plans import remember
-from untorch.tuning import GOALS, Trial, best, trials
+from untorch.bundle.folder import Bundle
+from untorch.bundle.hub import resolve
+from untorch.loading.plans import remember
+from untorch.tools.tuning import GOALS, Trial, best, trials
 
 HELP = "measure how a bundle runs best on this machine, and remember it"
 

@@ -7,10 +7,10 @@ import json
 import sys
 from pathlib import Path
 
-from untorch.bundle import Bundle
+from untorch.bundle.folder import Bundle
+from untorch.bundle.hub import resolve
 from untorch.errors import InputError, IntegrityError
-from untorch.hub import resolve
-from untorch.verification import verify
+from untorch.tools.verification import verify
 
 HELP = "check a bundle's digests and signature, and replay its PyTorch reference on this machine"
 
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 def _verify(args: argparse.Namespace) -> int:
     bundle = Bundle(resolve(args.bundle))
     if args.signature is not None:
-        from untorch.signing import check_signature
+        from untorch.bundle.signing import check_signature
 
         check_signature(bundle, signature=args.signature, public_key=args.public_key)
     report = verify(bundle, device=args.device)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from untorch.bundle import read_json
+from untorch.bundle.folder import read_json
 from untorch.errors import FormatError, InputError
 
 # transformers' own defaults of what can be asked for here.

@@ -7,11 +7,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from untorch.aside import Aside
-from untorch.bundle import Bundle
+from untorch.background import Aside
+from untorch.bundle.folder import Bundle
+from untorch.bundle.hub import default_model, resolve
 from untorch.errors import TaskError
-from untorch.hub import default_model, resolve
-from untorch.model import AutoModel
+from untorch.model.base import AutoModel
 
 if TYPE_CHECKING:
     from untorch.pipelines.base import Pipeline

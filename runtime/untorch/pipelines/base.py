@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from untorch import batching
 from untorch.errors import InputError, SequenceTooLongError
-from untorch.model import AutoModel
+from untorch.model.base import AutoModel
 
 if TYPE_CHECKING:
     from tokenizers import Encoding

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from untorch.errors import InputError
-from untorch.model import AutoModel
+from untorch.model.base import AutoModel
 from untorch.pipelines.base import Pipeline
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from untorch.errors import InputError
-from untorch.heads import AutoModelForMaskedLM
+from untorch.model.heads import AutoModelForMaskedLM
 from untorch.numerics import Array, softmax
 from untorch.pipelines.base import Pipeline
 

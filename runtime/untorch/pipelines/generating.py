@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from untorch.batching import windows
-from untorch.causal import GenerativeModel
 from untorch.errors import InputError
 from untorch.generation import GenerationConfig
 from untorch.generation.config import DEFAULTS
+from untorch.model.generative import GenerativeModel
 from untorch.pipelines.base import Pipeline
 
 if TYPE_CHECKING:

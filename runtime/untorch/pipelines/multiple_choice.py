@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from untorch.errors import InputError
-from untorch.heads import AutoModelForMultipleChoice
+from untorch.model.heads import AutoModelForMultipleChoice
 from untorch.numerics import softmax
 from untorch.pipelines.base import Pipeline
 

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from untorch.lane import lane
+from untorch.ort.cuda.queue import lane
 
 # Waits for a window's answers.
 Wait = Callable[[Future[list[Any]]], list[Any]]

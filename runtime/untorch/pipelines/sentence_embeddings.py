@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from untorch.bundle import file_of, read_json
+from untorch.bundle.folder import file_of, read_json
 from untorch.errors import FormatError, InputError, TaskError
-from untorch.model import AutoModel
+from untorch.model.base import AutoModel
 from untorch.numerics import POOLINGS, Array, normalize, pool
 from untorch.pipelines.base import Pipeline
 

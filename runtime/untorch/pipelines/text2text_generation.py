@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from untorch.causal import AutoModelForSeq2SeqLM
 from untorch.errors import InputError
+from untorch.model.generative import AutoModelForSeq2SeqLM
 from untorch.pipelines.generating import GeneratingPipeline, Parameters
 from untorch.tokenizer import AutoTokenizer, Tokenizer
 

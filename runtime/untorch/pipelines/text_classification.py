@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from untorch.errors import InputError
-from untorch.heads import AutoModelForSequenceClassification
+from untorch.model.heads import AutoModelForSequenceClassification
 from untorch.numerics import FUNCTIONS, score_rows
 from untorch.pipelines.base import Pipeline
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from untorch.bundle import read_json
+from untorch.bundle.folder import read_json
 from untorch.errors import InputError, TaskError
-from untorch.heads import AutoModelForSequenceClassification
+from untorch.model.heads import AutoModelForSequenceClassification
 from untorch.numerics import FUNCTIONS, Array
 from untorch.pipelines.base import Pipeline
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from untorch.errors import InputError, TaskError
-from untorch.heads import AutoModelForSequenceClassification
+from untorch.model.heads import AutoModelForSequenceClassification
 from untorch.numerics import Array, softmax
 from untorch.pipelines.base import Pipeline, truncates
 

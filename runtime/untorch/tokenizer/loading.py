@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as RustTokenizer
 
-from untorch.bundle import check_size, read_json
+from untorch.bundle.folder import check_size, read_json
 from untorch.errors import BundleError, FormatError, InputError, UntorchError
 from untorch.tokenizer.adjustments import adjust
 from untorch.tokenizer.families import FAMILIES, GENERIC, Family, implied_additional_tokens

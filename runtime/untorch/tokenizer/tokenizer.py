@@ -13,9 +13,9 @@ from numpy.typing import DTypeLike
 from tokenizers import Encoding
 from tokenizers import Tokenizer as RustTokenizer
 
-from untorch.bundle import Bundle, refuse_unverified, side_files
+from untorch.bundle.folder import Bundle, refuse_unverified, side_files
+from untorch.bundle.manifest import MANIFEST
 from untorch.errors import InputError
-from untorch.manifest import MANIFEST
 from untorch.tokenizer import padding as pads
 from untorch.tokenizer.backend import TruncationSettings
 from untorch.tokenizer.chat import ChatTemplates
@@ -60,7 +60,7 @@ class Tokenizer(ChatTemplates, Vocabulary):
         folder = Path(pretrained_model_name_or_path)
         name = str(pretrained_model_name_or_path)
         if not folder.is_dir():
-            from untorch.hub import resolve as resolve_name
+            from untorch.bundle.hub import resolve as resolve_name
 
             folder = resolve_name(pretrained_model_name_or_path)
         if (folder / MANIFEST).is_file():

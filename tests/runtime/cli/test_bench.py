@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from untorch.benchmark import Engine, engines, text_of
-from untorch.bundle import Bundle
+from untorch.bundle.folder import Bundle
 from untorch.cli import main
+from untorch.tools.benchmark import Engine, engines, text_of
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from architectures import ARCHITECTURES, SEQ2SEQ, checkpoint
-from checkpoints import small_bert
+from helpers.architectures import ARCHITECTURES, SEQ2SEQ, checkpoint
+from helpers.checkpoints import small_bert
 from untorch import pipeline
 from untorch.cli import main
 from untorch.cli.texts import flat

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from untorch.bundle import digest
+from untorch.bundle.folder import digest
 from untorch.cli import main
 
 

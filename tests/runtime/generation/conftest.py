@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import transformers
 
-from generators import CAUSAL, generator
+from helpers.generators import CAUSAL, generator
 from untorch import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 _loaded = {}

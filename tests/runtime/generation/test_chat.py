@@ -9,7 +9,7 @@ import sys
 import pytest
 import transformers
 
-from generators import byte_level
+from helpers.generators import byte_level
 from untorch import AutoTokenizer, DependencyError, InputError
 from untorch.tokenizer import chat
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from generators import CAUSAL, SEQ2SEQ
+from helpers.generators import CAUSAL, SEQ2SEQ
 from untorch import InputError, SequenceTooLongError, TaskError
-from untorch.causal import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from untorch.model.generative import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 # transformers announces its defaults, and that it will change them.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

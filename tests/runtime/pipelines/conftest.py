@@ -1,18 +1,15 @@
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 import transformers
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "export"))
-
 
 @pytest.fixture(scope="session")
 def roberta(make_bundle):
     """`roberta("ForMaskedLM")` → (checkpoint, bundle) of a tiny random RoBERTa: byte pairs, no word pieces."""
-    from families import family
+    from helpers.families import family
 
     def make(folder: Path, head: str) -> Path:
         family(folder, "Roberta", head)

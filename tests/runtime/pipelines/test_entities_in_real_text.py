@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 
-from comparing import both, same
+from helpers.comparing import both, same
 
 ENTITIES = 300  # sentences with an entity in them, enough for a model that finds some after one epoch
 

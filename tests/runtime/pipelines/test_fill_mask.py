@@ -6,8 +6,8 @@ import logging
 
 import pytest
 
-from checkpoints import small_bert
-from comparing import both, same
+from helpers.checkpoints import small_bert
+from helpers.comparing import both, same
 from untorch import InputError, SequenceTooLongError
 
 

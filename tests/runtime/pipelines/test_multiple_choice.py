@@ -7,10 +7,10 @@ import pytest
 import torch
 import transformers
 
-from checkpoints import small_bert
+from helpers.checkpoints import small_bert
 from untorch import AutoModelForMultipleChoice, AutoTokenizer, InputError, SequenceTooLongError, TaskError, pipeline
-from untorch.bundle import Bundle
-from untorch.verification import verify
+from untorch.bundle.folder import Bundle
+from untorch.tools.verification import verify
 
 TEXT = "hello people, this movie"
 CHOICES = ["is good", "is a city", "", "Ça va très bien, 世界!"]

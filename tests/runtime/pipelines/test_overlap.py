@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from untorch import AutoModelForSequenceClassification, SequenceTooLongError, lane, pipeline
+from untorch import AutoModelForSequenceClassification, SequenceTooLongError, pipeline
+from untorch.ort.cuda import queue
 from untorch.pipelines import overlap
 
 BUNDLE = Path(__file__).parents[2] / "data/bundle-v1"
@@ -150,7 +151,7 @@ def test_an_error_names_the_text_by_its_number_in_the_whole_list(on_a_card, smal
 
 
 def test_while_a_list_is_answered_the_card_is_run_by_the_thread_that_asked(small_windows, monkeypatch):
-    own = lane.Lane()
+    own = queue.Lane()
     monkeypatch.setattr(overlap, "lane", own)
     ran = []
 
@@ -167,7 +168,7 @@ def test_while_a_list_is_answered_the_card_is_run_by_the_thread_that_asked(small
 
 def test_a_window_that_fails_does_not_leave_the_others_waiting_for_the_card(small_windows, monkeypatch):
     """They ask this thread to run for them, which has an error to raise by then."""
-    own = lane.Lane()
+    own = queue.Lane()
     monkeypatch.setattr(overlap, "lane", own)
     failed, ended = threading.Event(), []
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from checkpoints import small_bert
-from comparing import both, same
+from helpers.checkpoints import small_bert
+from helpers.comparing import both, same
 from untorch import InputError, SequenceTooLongError
 
 QUESTION = "Where does it live?"

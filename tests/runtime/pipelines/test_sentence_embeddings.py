@@ -10,8 +10,9 @@ from scipy.stats import spearmanr
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
-from checkpoints import small_bert
-from untorch import InputError, SequenceTooLongError, kernels, pipeline
+from helpers.checkpoints import small_bert
+from untorch import InputError, SequenceTooLongError, pipeline
+from untorch.ort import kernels
 
 TEXTS = ["hello people, I love this city", "", "a", "Ça va très bien, 世界! 🙂", "good movie " * 20, "that film"]
 PROMPTS = {"query": "this is a query: ", "document": "the text: ", "nothing": ""}

@@ -7,8 +7,8 @@ import sys
 import pytest
 import transformers
 
-from comparing import same
-from generators import generator, many_languages
+from helpers.comparing import same
+from helpers.generators import generator, many_languages
 from untorch import InputError, SequenceTooLongError, TaskError, pipeline
 from untorch.cli import main
 

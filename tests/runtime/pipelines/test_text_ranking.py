@@ -11,7 +11,7 @@ import pytest
 import torch
 from sentence_transformers import CrossEncoder
 
-from checkpoints import small_bert
+from helpers.checkpoints import small_bert
 from untorch import InputError, SequenceTooLongError, TaskError, pipeline
 
 QUERY = "Is this city good?"

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from checkpoints import small_bert
-from comparing import TEXTS, both, same
+from helpers.checkpoints import small_bert
+from helpers.comparing import TEXTS, both, same
 from untorch import InputError, SequenceTooLongError, pipeline
 
 LABELS = dict(enumerate(["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "MISC"]))

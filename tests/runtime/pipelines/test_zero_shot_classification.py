@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from checkpoints import small_bert
-from comparing import TEXTS, both, same
+from helpers.checkpoints import small_bert
+from helpers.comparing import TEXTS, both, same
 from untorch import InputError, SequenceTooLongError, TaskError, pipeline
 
 LABELS = ["good", "bad movie", "世界", "city"]

@@ -1,0 +1,1 @@
+"""What a checkpoint is: its model, task, tokenizer, and which ids it takes."""

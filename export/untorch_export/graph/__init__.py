@@ -1,0 +1,1 @@
+"""One graph rewriter, and the passes on top of it."""

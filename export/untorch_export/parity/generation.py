@@ -1,0 +1,303 @@
+"""Is a graph with a cache the model it was made from? It reads prompts, then continues them, beside PyTorch.
+
+Every comparison is made twice: with an empty cache, where whole prompts go in, and with the cache that this left,
+where the next tokens do. PyTorch and the graph each continue from their own cache, so what the first run got wrong
+the second shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from untorch.bundle.golden import Case, save
+from untorch.bundle.manifest import Variant, Verdict
+from untorch.ort.session import Session
+from untorch_export.checkpoint.load import Checkpoint
+from untorch_export.parity.answers import TIE, agreement, figure
+from untorch_export.parity.forward import TOLERANCE, Parity, Worst
+from untorch_export.parity.reference import Arrays, encode
+from untorch_export.parity.texts import GOLDEN_TEXTS, TEXTS
+
+Array = NDArray[Any]
+
+# (rows, tokens of the prompt, tokens that follow) of the random batches.
+SHAPES = ((1, 1, 1), (1, 2, 3), (2, 5, 1), (1, 17, 1), (7, 17, 2), (2, 128, 1))
+# The longest continuation that encoder-decoder graphs are asked for: they are traced one token at a time.
+ONE = 1
+AGREEMENT = 0.98
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A batch to read and continue.
+
+    `ids` and `mask` (batch, sequence) are padded on the left for a decoder-only model, on the right for an encoder;
+    `targets` (batch, tokens) are the decoder's first ids, `following` (batch, tokens) those that come with the cache.
+    """
+
+    name: str
+    ids: Array
+    mask: Array
+    following: Array
+    targets: Array | None = None
+    texts: list[str] | None = None
+
+
+class TorchModel:
+    """The PyTorch model, run as the graphs are: arrays in, logits and a cache out."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._model = checkpoint.model
+        self._pairs = bool(checkpoint.model.config.is_encoder_decoder)
+
+    def encode(self, ids: Array, mask: Array) -> Array:
+        """The encoder's last hidden states (batch, sequence, hidden)."""
+        import torch
+
+        with torch.inference_mode():
+            states = self._model.get_encoder()(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask))
+        return states.last_hidden_state.numpy()
+
+    def decode(self, inputs: Arrays, past: Any) -> tuple[Array, Any]:
+        """Logits (batch, sequence, vocabulary) and the cache after them; `past` is the last one, or None."""
+        import torch
+
+        tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
+        if self._pairs:
+            tensors = {
+                "decoder_input_ids": tensors["input_ids"],
+                "encoder_outputs": (tensors["encoder_hidden_states"],),
+                "attention_mask": tensors["encoder_attention_mask"],
+            }
+        with torch.inference_mode():
+            outputs = self._model(**tensors, past_key_values=past, use_cache=True)
+        return outputs.logits.numpy(), outputs.past_key_values
+
+    def arrays(self, past: Any) -> Arrays:
+        """A cache as the graph's inputs. To be taken before the cache is used, which changes it."""
+        parts = {"": past}
+        if self._pairs:
+            parts = {"decoder.": past.self_attention_cache, "encoder.": past.cross_attention_cache}
+        return {
+            f"past_key_values.{index}.{part}{kind}": tensor.numpy()
+            for part, cache in parts.items()
+            for index, layer in enumerate(cache.layers)
+            for kind, tensor in (("key", layer.keys), ("value", layer.values))
+        }
+
+
+class GraphModel:
+    """A variant's graphs, run with numpy arrays, the cache included."""
+
+    def __init__(self, bundle: Path, variant: Variant) -> None:
+        sessions = {
+            role: Session(bundle / entry.file, device="cpu", optimized=entry.optimized)
+            for role, entry in variant.graphs.items()
+        }
+        self._encoder = sessions.get("encoder")
+        self._decoder = sessions.get("decoder") or sessions["model"]
+        self.names = [tensor.name for tensor in self._decoder.inputs]
+
+    def encode(self, ids: Array, mask: Array) -> Array:
+        """The encoder's last hidden states (batch, sequence, hidden)."""
+        assert self._encoder is not None
+        return self._encoder.run({"input_ids": ids, "attention_mask": mask}, ["last_hidden_state"])[0]
+
+    def decode(self, inputs: Arrays, past: Arrays | None) -> tuple[Array, Arrays]:
+        """Logits (batch, sequence, vocabulary) and the cache after them; `past` is the last one, or None."""
+        feeds = self.feeds(inputs, past)
+        outputs = [tensor.name for tensor in self._decoder.outputs]
+        results = dict(zip(outputs, self._decoder.run(feeds, outputs), strict=True))
+        present = {name.replace("present", "past_key_values"): results[name] for name in outputs if name != "logits"}
+        if past is not None:  # the keys and values of the encoder's states stay what they were
+            present |= {name: array for name, array in past.items() if ".encoder." in name}
+        return results["logits"], present
+
+    def replay(self, inputs: Arrays, outputs: list[str]) -> list[Array]:
+        """The outputs of the graph that takes these inputs."""
+        session = self._decoder if set(self.names) <= set(inputs) else self._encoder
+        assert session is not None
+        return session.run(inputs, outputs)
+
+    def feeds(self, inputs: Arrays, past: Arrays | None) -> Arrays:
+        """Every input of the decoder: `inputs`, the cache or an empty one, and the switch between the two."""
+        feeds = {name: inputs[name] for name in self.names if name in inputs}
+        rows = len(inputs["input_ids"])
+        for tensor in self._decoder.inputs:
+            if tensor.name == "use_cache_branch":
+                feeds[tensor.name] = np.array([past is not None])
+            elif tensor.name not in feeds and past is not None:
+                feeds[tensor.name] = past[tensor.name]
+            elif tensor.name not in feeds:
+                shape = [rows, *(size if isinstance(size, int) else 0 for size in tensor.axes[1:])]
+                feeds[tensor.name] = np.zeros(shape, tensor.dtype)
+        return feeds
+
+
+def compare(checkpoint: Checkpoint, bundle: Path, variants: dict[str, Variant], golden: Path) -> dict[str, Parity]:
+    """Every variant's verdict and parity report; the golden cases are written to `golden` on the way."""
+    reference = TorchModel(checkpoint)
+    prompts = list(_prompts(checkpoint))
+    graphs = {precision: GraphModel(bundle, variant) for precision, variant in variants.items()}
+    any_graph = next(iter(graphs.values()))
+    expected = [list(_walk(reference, any_graph.names, prompt)) for prompt in prompts]
+    cases = list(_golden(checkpoint, reference, any_graph))
+    save(golden, cases)
+    return {precision: _judge(precision, graph, prompts, expected, cases) for precision, graph in graphs.items()}
+
+
+def _walk(model: TorchModel | GraphModel, names: Sequence[str], prompt: Prompt) -> Iterator[tuple[str, Array]]:
+    """(output, values at real tokens) of reading a prompt and of continuing it."""
+    inputs = _first_inputs(model, prompt)
+    if "encoder_hidden_states" in inputs:
+        yield "encoder", inputs["encoder_hidden_states"][prompt.mask.astype(bool)]
+    real = np.ones_like(inputs["input_ids"]) if prompt.targets is not None else prompt.mask
+    logits, past = model.decode({name: inputs[name] for name in inputs if name in names}, None)
+    yield "logits", logits[real.astype(bool)]
+    inputs = _next_inputs(inputs, prompt)
+    logits, _ = model.decode({name: inputs[name] for name in inputs if name in names}, past)
+    yield "logits with cache", logits.reshape(-1, logits.shape[-1])
+
+
+def _first_inputs(model: TorchModel | GraphModel, prompt: Prompt) -> Arrays:
+    if prompt.targets is None:
+        positions = np.where(prompt.mask, prompt.mask.cumsum(-1) - 1, 1)
+        return {"input_ids": prompt.ids, "attention_mask": prompt.mask, "position_ids": positions}
+    return {
+        "input_ids": prompt.targets,
+        "encoder_hidden_states": model.encode(prompt.ids, prompt.mask),
+        "encoder_attention_mask": prompt.mask,
+    }
+
+
+def _next_inputs(inputs: Arrays, prompt: Prompt) -> Arrays:
+    inputs = {**inputs, "input_ids": prompt.following}
+    if "attention_mask" in inputs:
+        mask = np.concatenate([inputs["attention_mask"], np.ones_like(prompt.following)], axis=1)
+        inputs |= {"attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1)[:, -prompt.following.shape[1] :]}
+    return inputs
+
+
+def _prompts(checkpoint: Checkpoint) -> Iterator[Prompt]:
+    """Random batches of several shapes, then real texts one by one."""
+    generator = np.random.default_rng(0)
+    for rows, length, more in SHAPES:
+        if checkpoint.limit is None or length + more <= checkpoint.limit:
+            yield _random(checkpoint, rows, length, more, generator)
+    if checkpoint.tokenizer is not None:
+        for index, text in enumerate(TEXTS[:8]):
+            yield _text(checkpoint, f"text {index}", text, generator)
+
+
+def _random(checkpoint: Checkpoint, rows: int, length: int, more: int, generator: np.random.Generator) -> Prompt:
+    vocabulary = int(checkpoint.config["vocab_size"])
+    pairs = bool(checkpoint.config.get("is_encoder_decoder"))
+    lengths = generator.integers(1, length + 1, rows)
+    lengths[0] = length
+    places = np.arange(length)
+    mask = places < lengths[:, None] if pairs else places >= length - lengths[:, None]
+    ids = np.where(mask, generator.integers(0, vocabulary, (rows, length)), checkpoint.pad_token_id)
+    return Prompt(
+        name=f"random {rows}x{length}",
+        ids=ids,
+        mask=mask.astype(np.int64),
+        following=generator.integers(0, vocabulary, (rows, ONE if pairs else more)),
+        targets=generator.integers(0, vocabulary, (rows, more)) if pairs else None,
+    )
+
+
+def _text(checkpoint: Checkpoint, name: str, text: str, generator: np.random.Generator) -> Prompt:
+    vocabulary = int(checkpoint.config["vocab_size"])
+    arrays = encode(checkpoint, ("input_ids", "attention_mask"), [text], None)
+    ids, mask = arrays["input_ids"], arrays["attention_mask"]
+    if checkpoint.limit is not None:  # one place is for the token that follows
+        ids, mask = ids[:, : checkpoint.limit - ONE], mask[:, : checkpoint.limit - ONE]
+    pairs = bool(checkpoint.config.get("is_encoder_decoder"))
+    start = generator.integers(0, vocabulary, (1, 2 if pairs else ONE))
+    return Prompt(name, ids, mask, start[:, -1:], start[:, :1] if pairs else None, [text])
+
+
+def _golden(checkpoint: Checkpoint, reference: TorchModel, graph: GraphModel) -> Iterator[Case]:
+    """The cases of `golden.npz`: random ids, ragged and not, and a text, each read and then continued by a token.
+
+    For an encoder-decoder model the encoder has cases of its own, and the decoder's begin from PyTorch's states.
+    """
+    generator = np.random.default_rng(1)
+    prompts = [_random(checkpoint, rows, 5, 1, generator) for rows in (1, 2)]
+    if checkpoint.tokenizer is not None:
+        prompts.append(_text(checkpoint, "text", GOLDEN_TEXTS[2], generator))
+    for prompt in prompts:
+        inputs = _first_inputs(reference, prompt)
+        if prompt.targets is not None:
+            states = inputs["encoder_hidden_states"]
+            yield Case(
+                {"input_ids": prompt.ids, "attention_mask": prompt.mask}, {"last_hidden_state": states}, prompt.texts
+            )
+        known = {name: array for name, array in inputs.items() if name in graph.names}
+        logits, past = reference.decode(known, None)
+        if prompt.targets is not None or prompt.mask.all():  # logits at padding mean nothing, and differ
+            yield Case(graph.feeds(known, None), {"logits": logits}, prompt.texts)
+        arrays = reference.arrays(past)
+        inputs = _next_inputs(inputs, prompt)
+        known = {name: array for name, array in inputs.items() if name in graph.names}
+        logits, _ = reference.decode(known, past)
+        yield Case(graph.feeds(known, arrays), {"logits": logits})
+
+
+def _judge(
+    precision: str,
+    graph: GraphModel,
+    prompts: Sequence[Prompt],
+    expected: Sequence[list[tuple[str, Array]]],
+    cases: Sequence[Case],
+) -> Parity:
+    worst: dict[str, Worst] = {}
+    excess = 0.0
+    decisions: dict[str, list[tuple[Array, Array]]] = {}
+    for prompt, wanted in zip(prompts, expected, strict=True):
+        for (name, want), (_, got) in zip(wanted, _walk(graph, graph.names, prompt), strict=True):
+            worst.setdefault(name, Worst()).add(prompt.name, name, want, got)
+            # A position's values come from one hidden state, whose size is what rounds: PyTorch's own fp32 logits of
+            # SmolLM2-135M are up to 1.3e-3 away from those it computes in float64.
+            relative = np.abs(got - want) / (1 + np.abs(want).max(-1, keepdims=True))
+            excess = max(excess, float(np.nan_to_num(relative, nan=np.inf).max()))
+            if name != "encoder":
+                decisions.setdefault(name, []).append((want, got))
+    found = {name: agreement(*zip(*pairs, strict=True)) for name, pairs in decisions.items()}
+    report: dict[str, Any] = {
+        "cases": len(prompts),
+        "outputs": {name: item.to_json() for name, item in worst.items()},
+        "answers": {"tie": TIE, "next token": found},
+    }
+    if precision == "fp32":
+        passed = excess <= TOLERANCE
+        report["gate"] = {
+            "rule": "largest difference from PyTorch, over 1 + the largest logit of its position",
+            "limit": TOLERANCE,
+            "measured": figure(excess),
+        }
+    else:
+        rate = min(item["rate"] for item in found.values())
+        passed = rate >= AGREEMENT
+        report["gate"] = {"rule": "share of next tokens that stay the same", "limit": AGREEMENT, "measured": rate}
+    verdict: Verdict = ("exact" if precision == "fp32" else "close") if passed else "failed"
+    report["golden"] = _replay(graph, cases, exact=verdict == "exact")
+    return Parity(verdict, report)
+
+
+def _replay(graph: GraphModel, cases: Sequence[Case], *, exact: bool) -> dict[str, float]:
+    """How far the variant is from the golden outputs here, and how far it may be elsewhere."""
+    worst, largest = Worst(), 0.0
+    for index, case in enumerate(cases):
+        got = graph.replay(case.inputs, list(case.outputs))
+        for (name, want), result in zip(case.outputs.items(), got, strict=True):
+            worst.add(f"golden {index}", name, want, result)
+            largest = max(largest, float(np.abs(want).max()))
+    tolerance = TOLERANCE * (1 + largest) if exact else max(2 * worst.absolute, 0.01)
+    return {"max_abs_difference": figure(worst.absolute), "tolerance": figure(tolerance)}

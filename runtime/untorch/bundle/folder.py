@@ -1,0 +1,260 @@
+"""What a bundle is on disk: a folder, held to its manifest. It does not know how to run one.
+
+The layout is the Hub's own ONNX convention (`config.json`, `tokenizer.json`, `onnx/model*.onnx`) plus a
+manifest, `untorch.json`. A folder without a manifest opens too, and is `unverified`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from untorch.bundle.manifest import MANIFEST, FileRecord, Graph, Manifest, Variant, inside
+from untorch.errors import BundleError, FormatError, IntegrityError
+
+GOLDEN = "golden.npz"
+
+# Set to 1, folders without a manifest are refused.
+REQUIRE_VERIFIED = "UNTORCH_REQUIRE_VERIFIED"
+
+Trust = Literal["verified", "unverified"]
+
+# A config, tokenizer or manifest larger than this is an attack or a mistake: real ones stay below 40 MB.
+MAX_JSON_BYTES = 128 << 20
+
+# Graph files of the Hub's convention, without suffix: role in the model → file stems that may play it, best first.
+_ROLES = {
+    "model": ("model",),
+    "encoder": ("encoder_model",),
+    "decoder": ("decoder_model_merged", "decoder_model"),
+}
+GRAPH_STEMS = tuple(stem for stems in _ROLES.values() for stem in stems)
+
+# What a runtime reads besides the graphs and the manifest: configs, tokenizers, chat templates, modules.
+SIDE_FILES = ("*.json", "*.jinja", "additional_chat_templates/*.jinja", "*/config.json")
+
+
+def requires_verified() -> bool:
+    """Whether the environment refuses folders without a manifest."""
+    return os.environ.get(REQUIRE_VERIFIED, "0") not in ("", "0")
+
+
+def refuse_unverified(folder: Path) -> None:
+    """Raise IntegrityError if the environment refuses `folder`, which has no manifest."""
+    if requires_verified():
+        raise IntegrityError(
+            f"{folder} has no manifest ({MANIFEST}), and {REQUIRE_VERIFIED} refuses that. "
+            "Export the checkpoint with `untorch export`, or unset the variable"
+        )
+
+
+def file_of(folder: Path, name: str) -> Path:
+    """Full path of the file `name` of a folder. Raises IntegrityError if it lies outside, or is a link that does."""
+    path = folder / inside(name, str(folder))
+    if not any(step.is_symlink() for step in (path, *path.parents[: name.count("/")])):
+        return path  # with no link on the way down nothing leads out, and looking is cheaper than resolving
+    real, own = path.resolve(), folder.resolve()
+    # A Hub cache's snapshot is made of links into the repository's store of blobs.
+    in_blobs = own.parent.name == "snapshots" and real.is_relative_to(own.parent.parent / "blobs")
+    if not (real.is_relative_to(own) or in_blobs):
+        raise IntegrityError(f"{path} is a link that leads out of the bundle")
+    return path
+
+
+def side_files(folder: Path) -> list[str]:
+    """Names of the files that a runtime reads besides the graphs and the manifest. Raises as `file_of` does."""
+    found = (path.relative_to(folder).as_posix() for pattern in SIDE_FILES for path in folder.glob(pattern))
+    names = sorted(name for name in found if name != MANIFEST)
+    for name in names:
+        file_of(folder, name)
+    return names
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_size(path: Path) -> None:
+    """Raise FormatError if a config, tokenizer or manifest is larger than any real one."""
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise FormatError(f"{path} is larger than {MAX_JSON_BYTES >> 20} MiB; no config or tokenizer is")
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file. Raises FormatError if it is too large, not UTF-8, or not JSON."""
+    try:
+        check_size(path)
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{path} is not valid JSON: {error}") from error
+
+
+class Bundle:
+    """A folder with a model in it, opened for reading.
+
+    `Bundle(path)` reads the manifest where there is one and checks that every file it lists is there with the
+    right size; `check()` compares digests. A variant of which no file of its own is there (not downloaded, or deleted
+    to save room) is left out. Raises BundleError if the folder holds no model, FormatError or IntegrityError if what it
+    holds is not what it says, IntegrityError for a folder without a manifest where UNTORCH_REQUIRE_VERIFIED=1.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        if not self.path.is_dir():
+            raise BundleError(f"{self.path} is not a folder; export a checkpoint there with `untorch export`")
+        manifest = self.path / MANIFEST
+        # The side files' identities when their digests were last compared.
+        self._held: dict[str, tuple[int, ...]] | None = None
+        self.manifest = Manifest.from_json(read_json(manifest), str(manifest)) if manifest.is_file() else None
+        if self.manifest is None:
+            refuse_unverified(self.path)
+            self.variants = _discover(self.path)
+        else:
+            self.variants = self._present(self.manifest)
+            self._check_sizes()
+        if not self.variants:
+            raise BundleError(
+                f"{self.path} holds no ONNX model (onnx/model*.onnx, or model*.onnx). If it is a PyTorch checkpoint, "
+                f"run `untorch export {self.path} -o BUNDLE` first"
+            )
+
+    @property
+    def verified(self) -> bool:
+        """Whether a manifest states what this bundle must hold."""
+        return self.manifest is not None
+
+    @property
+    def trust(self) -> Trust:
+        """`verified`: a manifest states every file's digest, and loading holds it to them; else `unverified`."""
+        return "verified" if self.verified else "unverified"
+
+    @property
+    def task(self) -> str | None:
+        """The task the bundle was exported for, where the manifest says it."""
+        return self.manifest.task if self.manifest else None
+
+    @property
+    def files(self) -> dict[str, FileRecord]:
+        """The manifest's records of the files that must be here; empty without a manifest."""
+        if self.manifest is None:
+            return {}
+        absent = {name for variant in self.manifest.variants.values() for name in variant.files}
+        absent -= {name for variant in self.variants.values() for name in variant.files}
+        return {name: record for name, record in self.manifest.files.items() if name not in absent}
+
+    def variant(self, precision: str) -> Variant:
+        """The variant of that precision. Raises BundleError, naming those there are."""
+        try:
+            return self.variants[precision]
+        except KeyError:
+            raise BundleError(f"{self.path} has no {precision} variant; it has {', '.join(self.variants)}") from None
+
+    def file(self, name: str) -> Path:
+        """Full path of a file of the bundle. Raises IntegrityError if it is missing or lies outside the bundle."""
+        path = file_of(self.path, name)
+        if not path.is_file():
+            raise IntegrityError(f"{path} is missing; restore it or export the bundle again")
+        return path
+
+    def check(self, names: Iterable[str] | None = None) -> None:
+        """Compare digests with the manifest, of `names` or of all files. Raises IntegrityError at the first difference.
+
+        Without a manifest there is nothing to compare with, and nothing is done.
+        """
+        records = self.files
+        for name in records if names is None else names:
+            record = records.get(name)
+            if record is not None and digest(self.file(name)) != record.sha256:
+                raise IntegrityError(
+                    f"{self.path / name} was altered: its SHA-256 is not the manifest's. Restore it or export again"
+                )
+
+    def identities(self, names: Iterable[str]) -> dict[str, tuple[int, ...]]:
+        """What tells a file from one that was put in its place or written over: device, inode, size and times."""
+        found: dict[str, tuple[int, ...]] = {}
+        for name in names:
+            status = self.file(name).stat()
+            found[name] = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        return found
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """What the block reads of the side files is what the manifest says, from its beginning to its end.
+
+        Raises IntegrityError for a file that was altered, that changes meanwhile, or that the manifest does not list:
+        it would be read all the same. Without a manifest only changes are seen.
+        """
+        before = self._side_identities()
+        if before != self._held:
+            self.check(before)
+            self._held = before
+        yield
+        if self._side_identities() != before:
+            raise IntegrityError(f"the files of {self.path} changed while they were read; load the bundle again")
+
+    def _side_identities(self) -> dict[str, tuple[int, ...]]:
+        names = side_files(self.path)
+        if self.manifest is not None and (unknown := [name for name in names if name not in self.manifest.files]):
+            raise IntegrityError(
+                f"{self.path} holds {', '.join(unknown)}, which its manifest does not list. Remove it, or export again"
+            )
+        return self.identities(names)
+
+    def _present(self, manifest: Manifest) -> dict[str, Variant]:
+        present = {}
+        for precision, variant in manifest.variants.items():
+            for name in variant.files:
+                if name not in manifest.files:
+                    raise IntegrityError(f"{self.path / MANIFEST}: {precision} uses {name}, which has no digest")
+            # A file that another variant reads too tells nothing: it may be here for that one's sake.
+            others = {name for other in manifest.variants.values() if other is not variant for name in other.files}
+            own = set(variant.files) - others or variant.files
+            if any((self.path / inside(name, str(self.path))).is_file() for name in own):
+                present[precision] = variant
+        return present
+
+    def _check_sizes(self) -> None:
+        for name, record in self.files.items():
+            size = self.file(name).stat().st_size
+            if size != record.size:
+                what = "truncated" if size < record.size else "altered"
+                raise IntegrityError(
+                    f"{self.path / name} is {what}: {size} bytes, the manifest says {record.size}. "
+                    "Restore it or export again"
+                )
+
+
+def _discover(path: Path) -> dict[str, Variant]:
+    """Variants of a folder that has no manifest, found by the Hub's file names (`onnx/model_fp16.onnx`, …)."""
+    found: dict[str, dict[str, Graph]] = {}
+    for folder in (path / "onnx", path):
+        for role, stems in _ROLES.items():
+            for stem in stems:
+                for file, precision in _graphs(folder, stem):
+                    data = tuple(
+                        str(other.relative_to(path).as_posix())
+                        for other in (file.with_name(f"{file.name}_data"), file.with_name(f"{file.name}.data"))
+                        if other.is_file()
+                    )
+                    graph = Graph(file.relative_to(path).as_posix(), data)
+                    found.setdefault(precision, {}).setdefault(role, graph)
+    # fp32 first: with no parity report, the full-precision graph is the only one to trust by default.
+    ordered = sorted(found, key=lambda precision: (precision != "fp32", precision))
+    return {precision: Variant(precision, found[precision]) for precision in ordered}
+
+
+def _graphs(folder: Path, stem: str) -> Iterator[tuple[Path, str]]:
+    """(file, precision) of `stem.onnx` and `stem_PRECISION.onnx` in a folder."""
+    if (folder / f"{stem}.onnx").is_file():
+        yield folder / f"{stem}.onnx", "fp32"
+    for file in sorted(folder.glob(f"{stem}_*.onnx")):
+        precision = file.stem.removeprefix(f"{stem}_")
+        if precision != "merged":
+            yield file, precision

@@ -1,0 +1,1 @@
+"""From a bundle to running sessions: which variant, on which device, with which remembered plan."""

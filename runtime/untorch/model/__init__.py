@@ -1,0 +1,1 @@
+"""Names to arrays to outputs: the model classes. They know no task."""

@@ -1,0 +1,93 @@
+"""A decoder graph and its key-value cache. The cache stays in ONNX Runtime's values, on the session's device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from untorch.errors import TaskError
+from untorch.ort.session import Session, Value
+
+Array = NDArray[Any]
+
+_PAST, _PRESENT = "past_key_values.", "present."
+# The keys and values of the encoder's states: made by the first step, the same ever after.
+_CROSS = ".encoder."
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Keys and values of the `length` tokens read so far, by the graph's input names: (batch, heads, length, size)."""
+
+    values: Mapping[str, Value]
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
+
+    def repeat(self, session: Session, times: int) -> Cache:
+        """Every row `times` times in a row."""
+        copied = {name: session.value(value.numpy().repeat(times, 0)) for name, value in self.values.items()}
+        return Cache(copied, self.length)
+
+    def reorder(self, session: Session, rows: Array) -> Cache:
+        """The cache whose row i is row `rows[i]` of this one. Rows that trade places share their encoder states."""
+        taken = {
+            name: value if _CROSS in name else session.value(value.numpy().take(rows, 0))
+            for name, value in self.values.items()
+        }
+        return Cache(taken, self.length)
+
+
+class Decoder:
+    """Runs a decoder graph: tokens and a cache in, logits and the cache after them out.
+
+    Raises TaskError for a graph that has no cache.
+    """
+
+    def __init__(self, session: Session, where: object) -> None:
+        self.session = session
+        self.input_names = frozenset(tensor.name for tensor in session.inputs)
+        self._past = [tensor for tensor in session.inputs if tensor.name.startswith(_PAST)]
+        outputs = {tensor.name for tensor in session.outputs}
+        if not self._past or any(_present(tensor.name) not in outputs for tensor in self._past):
+            raise TaskError(
+                f"{where} holds a decoder without a key-value cache; export it with one: `untorch export`, or "
+                "optimum-cli's tasks that end in -with-past and its merged decoder"
+            )
+        self._first = [tensor.name for tensor in self._past]
+        self._later = [name for name in self._first if _CROSS not in name]
+        self._merged = "use_cache_branch" in self.input_names
+
+    def run(self, feeds: Mapping[str, Array | Value], cache: Cache | None) -> tuple[Array, Cache]:
+        """Read `feeds["input_ids"]` (batch, sequence) after what is in the cache.
+
+        Returns logits (batch, sequence, vocabulary) and the cache that holds the new tokens too. Feeds that the graph
+        does not have are left out.
+        """
+        rows, length = feeds["input_ids"].shape
+        given = {name: feed for name, feed in feeds.items() if name in self.input_names}
+        names = self._first if cache is None else self._later
+        given |= self._empty(rows) if cache is None else cache.values
+        if self._merged:
+            given["use_cache_branch"] = np.array([cache is not None])
+        (logits,), values = self.session.run_values(given, ["logits"], [_present(name) for name in names])
+        kept = {} if cache is None else cache.values
+        new = dict(zip(names, values, strict=True))
+        return logits, Cache({**kept, **new}, length + (0 if cache is None else len(cache)))
+
+    def _empty(self, rows: int) -> dict[str, Value]:
+        return {
+            tensor.name: self.session.value(
+                np.zeros((rows, *(size if isinstance(size, int) else 0 for size in tensor.axes[1:])), tensor.dtype)
+            )
+            for tensor in self._past
+        }
+
+
+def _present(name: str) -> str:
+    return name.replace(_PAST, _PRESENT, 1)

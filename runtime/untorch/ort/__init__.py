@@ -1,0 +1,1 @@
+"""ONNX Runtime: sessions, execution providers, devices. It knows no bundle and no text."""

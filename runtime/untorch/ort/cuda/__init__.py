@@ -1,0 +1,1 @@
+"""What only an NVIDIA GPU needs: its libraries, its executor, CUDA graphs, padding removal."""

@@ -1,0 +1,1 @@
+"""What the commands call: benchmark, tuning, diagnosis, verification, explanation."""

@@ -1,0 +1,60 @@
+"""What happens to one text on its way through a model, as plain data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from untorch.bundle.config import ModelConfig
+from untorch.bundle.folder import Bundle
+from untorch.loading.sessions import open_model
+from untorch.numerics import sigmoid, softmax
+from untorch.ort.cuda import packing
+from untorch.tokenizer import Tokenizer
+
+_SHOWN = 6
+
+
+def explain(bundle: Bundle, text: str, *, device: str = "auto", precision: str = "auto") -> dict[str, Any]:
+    """The stages of one text: `tokens`, `input_ids`, `attention_mask`, `outputs` (name, shape, first values), and for
+    a classification head `probabilities` by label.
+
+    A variant that also gives the hidden state is preferred, since that is what this is for. Raises what loading and
+    running raise.
+    """  # noqa: D205
+    wanted = ("last_hidden_state", "logits") if precision == "auto" else ()
+    variant, [session] = open_model(bundle, precision, wanted, device=device, threads=None, roles=("model",))
+    with bundle.held():
+        config = ModelConfig.load(bundle.path)
+        tokenizer = Tokenizer.from_bundle(bundle)
+    encoded = tokenizer(text, return_tensors="np")
+    feeds = packing.feeds(session.inputs, encoded)
+    outputs = dict(zip((tensor.name for tensor in session.outputs), session.run(feeds), strict=True))
+    stages: dict[str, Any] = {
+        "text": text,
+        "tokens": encoded.tokens(),
+        "input_ids": encoded["input_ids"][0].tolist(),
+        "attention_mask": encoded["attention_mask"][0].tolist(),
+        "outputs": [_summary(name, outputs[name]) for name in sorted(outputs, key="logits".__eq__)],
+        "model": str(bundle.path),
+        "precision": variant.precision,
+        "device": session.device,
+    }
+    logits = outputs.get("logits")
+    if logits is not None and logits.ndim == 2:
+        single = config.num_labels > 1 and config.problem_type != "multi_label_classification"
+        if config.problem_type != "regression":
+            scores = (softmax if single else sigmoid)(logits)[0].tolist()
+            stages["probabilities"] = dict(zip(config.labels(len(scores)), scores, strict=True))
+    return stages
+
+
+def _summary(name: str, array: np.ndarray[Any, Any]) -> dict[str, Any]:
+    values = array.reshape(-1)
+    return {
+        "name": name,
+        "shape": list(array.shape),
+        "first": values[:_SHOWN].tolist(),
+        "cut": values.size > _SHOWN,
+    }

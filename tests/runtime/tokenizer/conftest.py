@@ -1,0 +1,92 @@
+"""Saved tokenizers, read by transformers and by untorch."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from pathlib import Path
+
+import pytest
+
+from helpers.tokenizers import TINY, save_variant
+from untorch.tokenizer import AutoTokenizer
+
+REAL = ("distilbert-sst2", "bert-base-cased", "roberta-base", "gpt2", "albert")
+
+
+@pytest.fixture(autouse=True)
+def _quiet_transformers():
+    logging.getLogger("transformers").setLevel(logging.CRITICAL)
+
+
+def read_both(folder: Path, **overrides):
+    import transformers
+
+    return (
+        transformers.AutoTokenizer.from_pretrained(folder, **overrides),
+        AutoTokenizer.from_pretrained(folder, **overrides),
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    """`tiny_folder(kind, variant)`: a tiny tokenizer saved by transformers, then changed."""
+    import transformers
+
+    root = tmp_path_factory.mktemp("tiny")
+    fresh = itertools.count()
+
+    def folder(kind: str, variant: str = "plain") -> Path:
+        plain = root / kind
+        if not plain.exists():
+            build, specials = TINY[kind]
+            tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=build(), model_max_length=24, **specials)
+            tokenizer.add_tokens(["<new>", "two words"])
+            tokenizer.add_special_tokens({"additional_special_tokens": ["<extra>"]})
+            tokenizer.save_pretrained(plain)
+        return save_variant(plain, root / f"{kind}-{variant}-{next(fresh)}", variant)
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_pair(tiny_folder):
+    """`tiny_pair(kind, variant)`: a tiny tokenizer as transformers reads it, and as untorch does."""
+    made: dict[tuple[str, str], tuple] = {}
+
+    def pair(kind: str, variant: str = "plain"):
+        if (kind, variant) not in made:
+            made[kind, variant] = read_both(tiny_folder(kind, variant))
+        return made[kind, variant]
+
+    return pair
+
+
+@pytest.fixture(scope="session")
+def real_folder(shared, tmp_path_factory):
+    """`real_folder(name)`: a published vocabulary as a fast tokenizer's folder."""
+    import transformers
+
+    root = tmp_path_factory.mktemp("real")
+
+    def folder(name: str) -> Path:
+        if name == "distilbert-sst2":
+            return shared / "checkpoints" / "distilbert-sst2-config"
+        if not (root / name).exists():
+            transformers.AutoTokenizer.from_pretrained(shared / "tokenizers" / name).save_pretrained(root / name)
+        return root / name
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_pair(real_folder):
+    """`real_pair(name)`: a published vocabulary as transformers reads it, and as untorch does."""
+    made: dict[str, tuple] = {}
+
+    def pair(name: str):
+        if name not in made:
+            made[name] = read_both(real_folder(name))
+        return made[name]
+
+    return pair

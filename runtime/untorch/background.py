@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 Result = TypeVar("Result")
 
 
-class Aside(Generic[Result]):
+class BackgroundTask(Generic[Result]):
     """Work that runs in a thread of its own from `begin` on, and in the caller's where nobody began it.
 
     It gains something where it, or what goes on meanwhile, leaves the interpreter free. The interpreter waits for its

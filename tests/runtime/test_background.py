@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from untorch.background import Aside
+from untorch.background import BackgroundTask
 
 
 @pytest.mark.parametrize("begun", [True, False])
@@ -12,7 +12,7 @@ def test_it_gives_what_the_work_gives_and_raises_what_it_raises(begun):
     def fail():
         raise ValueError("no")
 
-    works, fails = Aside(threading.get_ident), Aside(fail)
+    works, fails = BackgroundTask(threading.get_ident), BackgroundTask(fail)
     if begun:
         works.begin()
         fails.begin()
@@ -23,7 +23,7 @@ def test_it_gives_what_the_work_gives_and_raises_what_it_raises(begun):
 
 def test_it_begins_once():
     count = []
-    work = Aside(lambda: count.append(1))
+    work = BackgroundTask(lambda: count.append(1))
     work.begin()
     work.begin()
     work.result()

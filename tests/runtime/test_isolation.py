@@ -63,6 +63,6 @@ def test_telemetry_is_off_before_onnxruntime_is_imported():
         "    def find_spec(self, name, path=None, target=None):\n"
         "        if name == 'onnxruntime': print(os.environ.get('ORT_DISABLE_TELEMETRY'))\n"
         "sys.meta_path.insert(0, Watch())\n"
-        "from untorch.devices import onnxruntime\nonnxruntime()"
+        "from untorch.ort.devices import onnxruntime\nonnxruntime()"
     )
     assert set(python(code).split()) == {"1"}

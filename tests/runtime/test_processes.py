@@ -184,7 +184,7 @@ def test_import_load_and_every_command_open_no_socket(frozen_bundle, tmp_path):
         NO_NETWORK
         + LOAD
         + """
-from untorch import tuning
+from untorch.tools import tuning
 from untorch.cli import main
 print(load()("hello world")[0]["label"])
 os.environ["UNTORCH_CACHE"] = sys.argv[1] + ".plans"

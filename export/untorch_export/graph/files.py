@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from untorch.bundle.manifest import Graph, Tensor
+from untorch.bundle.manifest import GraphFile, Tensor
 from untorch.ort.kernels import DOMAIN
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def load(path: Path) -> ModelProto:
 
 def describe(
     path: Path, bundle: Path, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], *, optimized: bool = False
-) -> Graph:
+) -> GraphFile:
     """The manifest's entry for a graph file of a bundle, with the data files that it reads.
 
     `inputs` are those of the graph that it was made from; what the file still has of them is described, in the types
@@ -202,7 +202,7 @@ def describe(
         for value in model.graph.input
     }
     data = sorted({ExternalDataInfo(tensor).location for tensor in _outside(model)})
-    return Graph(
+    return GraphFile(
         file=path.relative_to(bundle).as_posix(),
         data=tuple(path.with_name(name).relative_to(bundle).as_posix() for name in data),
         inputs=tuple(tensor._replace(dtype=types[tensor.name]) for tensor in inputs if tensor.name in types),

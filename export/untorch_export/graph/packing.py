@@ -1,8 +1,8 @@
 """Padding removal: between the embeddings and the head, tokens alone instead of padded rows.
 
 One gather makes a list of the tokens of all rows, packed attention knows where each row begins, and another gather puts
-them back. By which indices, the host says: they are inputs of the graph (`untorch.packing`). Packed attention is ONNX
-Runtime's and runs on CUDA only.
+them back. By which indices, the host says: they are inputs of the graph (`untorch.ort.cuda.packing`). Packed attention
+is ONNX Runtime's and runs on CUDA only.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def pack(fused: ModelProto) -> ModelProto | None:
     """A new model without padding in its layers, or None where the architecture does not allow it.
 
     It does where every layer's attention looks at one mask of keys and adds nothing else to the scores. The new model
-    takes the INDICES of `untorch.packing` as well, and no mask, unless something else reads it.
+    takes the INDICES of `untorch.ort.cuda.packing` as well, and no mask, unless something else reads it.
     """
     import onnx
     from onnx import helper

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from untorch.bundle.manifest import MANIFEST, FileRecord, Graph, Manifest, Variant, inside
+from untorch.bundle.manifest import MANIFEST, FileRecord, GraphFile, Manifest, Variant, inside
 from untorch.errors import BundleError, FormatError, IntegrityError
 
 GOLDEN = "golden.npz"
@@ -27,7 +27,7 @@ Trust = Literal["verified", "unverified"]
 # A config, tokenizer or manifest larger than this is an attack or a mistake: real ones stay below 40 MB.
 MAX_JSON_BYTES = 128 << 20
 
-# Graph files of the Hub's convention, without suffix: role in the model → file stems that may play it, best first.
+# GraphFile files of the Hub's convention, without suffix: role in the model → file stems that may play it, best first.
 _ROLES = {
     "model": ("model",),
     "encoder": ("encoder_model",),
@@ -233,7 +233,7 @@ class Bundle:
 
 def _discover(path: Path) -> dict[str, Variant]:
     """Variants of a folder that has no manifest, found by the Hub's file names (`onnx/model_fp16.onnx`, …)."""
-    found: dict[str, dict[str, Graph]] = {}
+    found: dict[str, dict[str, GraphFile]] = {}
     for folder in (path / "onnx", path):
         for role, stems in _ROLES.items():
             for stem in stems:
@@ -243,7 +243,7 @@ def _discover(path: Path) -> dict[str, Variant]:
                         for other in (file.with_name(f"{file.name}_data"), file.with_name(f"{file.name}.data"))
                         if other.is_file()
                     )
-                    graph = Graph(file.relative_to(path).as_posix(), data)
+                    graph = GraphFile(file.relative_to(path).as_posix(), data)
                     found.setdefault(precision, {}).setdefault(role, graph)
     # fp32 first: with no parity report, the full-precision graph is the only one to trust by default.
     ordered = sorted(found, key=lambda precision: (precision != "fp32", precision))

@@ -54,7 +54,7 @@ class Tensor(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Graph:
+class GraphFile:
     """One ONNX file of a variant, its external data, and what goes in and out of it.
 
     `optimized` says that the file already holds ONNX Runtime's own fused operators, so that loading need not search
@@ -85,7 +85,7 @@ class Graph:
         }
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Graph:
+    def from_json(cls, data: dict[str, Any]) -> GraphFile:
         """Read it back from the manifest. Raises KeyError, TypeError or ValueError if it is malformed."""
         return cls(
             file=str(data["file"]),
@@ -106,7 +106,7 @@ class Variant:
     """
 
     precision: str
-    graphs: dict[str, Graph]
+    graphs: dict[str, GraphFile]
     verdict: Verdict = "unverified"
     parity: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
@@ -157,7 +157,7 @@ class Variant:
         known = {"graphs", "verdict", "parity"}
         return cls(
             precision=precision,
-            graphs={str(role): Graph.from_json(graph) for role, graph in data["graphs"].items()},
+            graphs={str(role): GraphFile.from_json(graph) for role, graph in data["graphs"].items()},
             verdict=data.get("verdict", "unverified"),
             parity=dict(data.get("parity", {})),
             extra={key: value for key, value in data.items() if key not in known},

@@ -8,7 +8,7 @@ import sys
 
 from untorch.bundle.folder import Bundle
 from untorch.bundle.hub import resolve
-from untorch.loading.sessions import unable
+from untorch.loading.sessions import unavailable
 from untorch.tools.benchmark import LENGTHS, Measurement, benchmark
 
 HELP = "measure a bundle: latency, throughput, cold start and memory, beside other engines"
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
             lengths = "".join(f"{f'p50/p99 {length}':>18}" for length in LENGTHS)
             print(f"{name}\n  {'engine':<20}{lengths}{'texts/s':>10}{'start':>9}{'peak':>10}")
         measured = benchmark(bundle, task=args.task, checkpoint=args.checkpoint, calls=args.calls, texts=args.texts)
-        for precision, reason in unable(bundle, "cpu").items():
+        for precision, reason in unavailable(bundle, "cpu").items():
             print(f"left out: untorch {precision}: {reason}", file=sys.stderr)
         for found in measured:
             failed = failed or found.error is not None

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from untorch.background import Aside
+from untorch.background import BackgroundTask
 from untorch.bundle import inspection
 from untorch.bundle.folder import Bundle
-from untorch.bundle.manifest import KERNELS, PACKED, Graph, Variant, preferred
+from untorch.bundle.manifest import KERNELS, PACKED, GraphFile, Variant, preferred
 from untorch.errors import DeviceError, IntegrityError, TaskError
 from untorch.ort import kernels
 from untorch.ort.cuda import buckets
@@ -24,7 +24,7 @@ def choose_variant(bundle: Bundle, precision: str, outputs: Sequence[str] = (), 
     return preferred(bundle.variants, outputs, device, kernels.preferred)
 
 
-def unable(bundle: Bundle, device: str) -> dict[str, str]:
+def unavailable(bundle: Bundle, device: str) -> dict[str, str]:
     """The variants of a bundle that cannot run on `device` here, by precision, and why."""
     found = {}
     for precision, variant in bundle.variants.items():
@@ -43,19 +43,19 @@ def open_model(
     device: str,
     threads: int | None,
     roles: Sequence[str] = (),
-    beside: Aside[Any] | None = None,
+    background: BackgroundTask[Any] | None = None,
 ) -> tuple[Variant, list[Session]]:
     """The variant that `precision` stands for on `device`, and sessions of its `roles` (default: what gives `outputs`).
 
     With the device `auto`, a card that turns out not to run the graphs is left for the CPU, and the log says why.
-    What is to go on `beside` begins with the first session. Raises what `open_session` raises.
+    What is to go on `background` begins with the first session. Raises what `open_session` raises.
     """
     taken = resolve_device(device)
     while True:
         variant = choose_variant(bundle, precision, outputs, taken)
         try:
             return variant, [
-                open_session(bundle, variant, role, device=taken, threads=threads, beside=beside)
+                open_session(bundle, variant, role, device=taken, threads=threads, background=background)
                 for role in roles or (variant.role_for(outputs, taken),)
             ]
         except DeviceError as error:
@@ -72,11 +72,11 @@ def open_session(
     *,
     device: str,
     threads: int | None,
-    beside: Aside[Any] | None = None,
+    background: BackgroundTask[Any] | None = None,
 ) -> Session:
     """Open one graph of a variant, checked first: its digests, and what it declares.
 
-    ONNX Runtime leaves the interpreter free while it opens a graph; what is to go on `beside` begins then.
+    ONNX Runtime leaves the interpreter free while it opens a graph; what is to go on `background` begins then.
 
     Raises TaskError if there is no such graph, DeviceError for one that the device cannot run, DependencyError for one
     whose operators are not installed, IntegrityError or FormatError for one that is not what the manifest says or that
@@ -108,10 +108,10 @@ def open_session(
     )
     for location in locations:
         bundle.file(str(PurePosixPath(graph.file).with_name(location)))
-    weights = Aside(lambda: _check_weights(bundle, graph))
+    weights = BackgroundTask(lambda: _check_weights(bundle, graph))
     weights.begin()
-    if beside is not None:
-        beside.begin()
+    if background is not None:
+        background.begin()
     session = Session(
         path,
         device=device,
@@ -131,7 +131,7 @@ def open_session(
     return session
 
 
-def _check_weights(bundle: Bundle, graph: Graph) -> None:
+def _check_weights(bundle: Bundle, graph: GraphFile) -> None:
     try:
         bundle.check(graph.data)
     except OSError as error:  # it went away between being found and being read

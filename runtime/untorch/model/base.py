@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from untorch.background import Aside
+from untorch.background import BackgroundTask
 from untorch.batching import MAX_TOKENS
 from untorch.bundle.config import ModelConfig
 from untorch.bundle.folder import Bundle
@@ -90,9 +90,14 @@ class AutoModel:
 
     @classmethod
     def _from_bundle(
-        cls, bundle: Bundle, device: str, precision: str, threads: int | None, beside: Aside[Any] | None = None
+        cls,
+        bundle: Bundle,
+        device: str,
+        precision: str,
+        threads: int | None,
+        background: BackgroundTask[Any] | None = None,
     ) -> Self:
-        """The same for a caller that has something to go on `beside`, which begins when that gains something."""
+        """The same for a caller that has something to go on `background`, which begins when that gains something."""
         untold = (device, precision, threads) == ("auto", "auto", None)
         plan = remembered(bundle, cls.output_names) if untold else None
         if plan is not None and plan.device not in ("cpu", "openvino", resolve_device("auto")):
@@ -100,7 +105,7 @@ class AutoModel:
         if plan is not None:
             device, precision, threads = plan.device, plan.precision, plan.threads
         variant, [session] = open_model(
-            bundle, precision, cls.output_names, device=device, threads=threads, beside=beside
+            bundle, precision, cls.output_names, device=device, threads=threads, background=background
         )
         outputs = {tensor.name: len(tensor.axes) for tensor in session.outputs}
         other_task = cls.tasks and bundle.task and bundle.task not in cls.tasks

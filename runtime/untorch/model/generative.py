@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from untorch.background import Aside
+from untorch.background import BackgroundTask
 from untorch.bundle.config import ModelConfig
 from untorch.bundle.folder import Bundle
 from untorch.bundle.manifest import Variant
@@ -212,7 +212,12 @@ class AutoModelForSeq2SeqLM(GenerativeModel):
 
     @classmethod
     def _from_bundle(
-        cls, bundle: Bundle, device: str, precision: str, threads: int | None, beside: Aside[Any] | None = None
+        cls,
+        bundle: Bundle,
+        device: str,
+        precision: str,
+        threads: int | None,
+        background: BackgroundTask[Any] | None = None,
     ) -> Self:
         if bundle.task and bundle.task not in cls.tasks:
             raise TaskError(
@@ -226,7 +231,7 @@ class AutoModelForSeq2SeqLM(GenerativeModel):
             device=device,
             threads=threads,
             roles=("encoder", "decoder"),
-            beside=beside,
+            background=background,
         )
         with bundle.held():
             return cls(bundle, decoder, variant, ModelConfig.load(bundle.path), encoder)

@@ -17,7 +17,7 @@ from untorch.ort.cuda import buckets, libraries
 from untorch.ort.devices import onnxruntime, usable_cores
 
 if TYPE_CHECKING:
-    from untorch.ort.cuda.executor import Card
+    from untorch.ort.cuda.executor import CudaExecutor
 
 # A tensor that ONNX Runtime holds, on whatever device: its OrtValue.
 Value = Any
@@ -86,12 +86,12 @@ class Session:
         self.outputs = tuple(_tensor(item) for item in self._session.get_outputs())
         # What the tokenizer gives is int64; a graph may want its ids or its mask in another type.
         self._types = {tensor.name: tensor.dtype for tensor in self.inputs if tensor.dtype in _NARROW}
-        self._card: Card | None = None
+        self._card: CudaExecutor | None = None
         if self.device.startswith("cuda"):
             # Imported here: a start on the CPU should not pay for it.
-            from untorch.ort.cuda.executor import Card
+            from untorch.ort.cuda.executor import CudaExecutor
 
-            self._card = Card(self._session, self.device, self.inputs, self.outputs, graphs=graphs)
+            self._card = CudaExecutor(self._session, self.device, self.inputs, self.outputs, graphs=graphs)
 
     def _options(self, optimized: bool) -> Any:
         ort = onnxruntime()

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from untorch.background import Aside
+from untorch.background import BackgroundTask
 from untorch.bundle.folder import Bundle
 from untorch.bundle.hub import default_model, resolve
 from untorch.errors import TaskError
@@ -76,7 +76,7 @@ def pipeline(
     if name == "translation" and task is not None:
         name = task  # translation_xx_to_yy: the languages are the pipeline's to read
     with bundle.held():
-        reading = Aside(lambda: _tokenizer(tokenizer, bundle))
+        reading = BackgroundTask(lambda: _tokenizer(tokenizer, bundle))
         if not isinstance(model, AutoModel):
             model = pipeline_class.model_class._from_bundle(bundle, device, precision, threads, reading)
         read = reading.result()

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from untorch.ort.cuda.queue import lane
+from untorch.ort.cuda.queue import run_queue
 
 # Waits for a window's answers.
 Wait = Callable[[Future[list[Any]]], list[Any]]
@@ -40,7 +40,7 @@ def answered(answer: Callable[[list[Any]], list[Any]], inputs: list[Any]) -> lis
     windows that have not begun are dropped then.
     """
     # This thread has nothing else to do meanwhile, so that the card need not see others.
-    with lane.serving() as wait:
+    with run_queue.serving() as wait:
         [answers] = _chunks(answer, [inputs], wait)
     return answers
 

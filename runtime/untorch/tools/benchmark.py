@@ -23,7 +23,7 @@ import numpy as np
 from untorch.bundle.config import ModelConfig
 from untorch.bundle.folder import Bundle
 from untorch.errors import InputError, TaskError
-from untorch.loading.sessions import unable
+from untorch.loading.sessions import unavailable
 
 # Tasks that take plain texts, and the classes with which Optimum reads their graphs.
 _OPTIMUM_CLASSES = {
@@ -90,7 +90,7 @@ def engines(bundle: Bundle, checkpoint: str | os.PathLike[str] | None = None) ->
     Of the last two what is installed; transformers needs the PyTorch `checkpoint` the bundle was made from.
     """
     folder = str(bundle.path)
-    not_here = unable(bundle, "cpu")
+    not_here = unavailable(bundle, "cpu")
     found = [Engine("untorch", precision, folder) for precision in bundle.variants if precision not in not_here]
     if "fp32" in bundle.variants:
         found.append(Engine("onnxruntime", "fp32", folder))

@@ -21,7 +21,7 @@ from untorch.bundle.config import ModelConfig
 from untorch.bundle.folder import Bundle
 from untorch.errors import DependencyError, DeviceError, TaskError, UntorchError
 from untorch.loading.plans import Plan
-from untorch.loading.sessions import unable
+from untorch.loading.sessions import unavailable
 from untorch.ort.devices import usable_cores
 from untorch.ort.providers import resolve_device
 from untorch.tools.benchmark import text_of
@@ -90,7 +90,7 @@ def best(measured: Sequence[Trial], goal: str) -> Trial:
 def _pools(bundle: Bundle) -> Iterator[Plan]:
     """One plan for every session that has to be opened; how its batches are made is tried on the open session."""
     cores = usable_cores()
-    devices = {device: unable(bundle, device) for device in _devices()}
+    devices = {device: unavailable(bundle, device) for device in _devices()}
     for precision, variant in bundle.variants.items():
         if not variant.trusted:
             continue

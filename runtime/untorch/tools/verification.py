@@ -13,7 +13,7 @@ from untorch.bundle import golden
 from untorch.bundle.folder import GOLDEN, Bundle
 from untorch.bundle.manifest import Variant
 from untorch.errors import BundleError, FormatError
-from untorch.loading.sessions import open_session, unable
+from untorch.loading.sessions import open_session, unavailable
 from untorch.ort.cuda import packing
 from untorch.ort.providers import resolve_device
 from untorch.ort.session import Session
@@ -71,7 +71,7 @@ def verify(bundle: Bundle, *, device: str = "auto") -> Report:
     bundle.check()
     cases = golden.load(bundle.file(GOLDEN))
     taken = resolve_device(device)
-    unchecked = unable(bundle, taken)
+    unchecked = unavailable(bundle, taken)
     replays = tuple(
         _replay(bundle, variant, cases, taken)
         for precision, variant in bundle.variants.items()

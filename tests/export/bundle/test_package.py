@@ -41,7 +41,9 @@ def test_installed_wheel_is_found_by_name_and_by_task(wheel, bundle, tmp_path):
     installed = Bundle(tmp_path / "untorch_tiny_bert/bundle")
     installed.check()
     assert installed.manifest == Bundle(bundle).manifest
-    code = "from untorch.hub import resolve, default_model; print(resolve('tiny-bert'), default_model(sys.argv[1]))"
+    code = (
+        "from untorch.bundle.hub import resolve, default_model; print(resolve('tiny-bert'), default_model(sys.argv[1]))"
+    )
     paths = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; {code}", "a-task-of-its-own"],

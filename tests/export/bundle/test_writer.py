@@ -22,8 +22,8 @@ from untorch_export.errors import ExportError
 WRITER = """
 import sys
 from pathlib import Path
-from untorch_export import writer
-from untorch.manifest import Graph, Variant
+from untorch_export.bundle import writer
+from untorch.bundle.manifest import GraphFile, Variant
 target, letters = Path(sys.argv[1]), sys.argv[2]
 print("ready", flush=True)
 for letter in letters * 1000:
@@ -31,7 +31,7 @@ for letter in letters * 1000:
         (folder / "onnx").mkdir()
         for name in ("onnx/model.onnx", "config.json", "onnx/model.onnx_data"):
             (folder / name).write_text(letter * 4000)
-        variant = Variant("fp32", {"model": Graph("onnx/model.onnx", ("onnx/model.onnx_data",))})
+        variant = Variant("fp32", {"model": GraphFile("onnx/model.onnx", ("onnx/model.onnx_data",))})
         writer.write_manifest(
             folder, task="t", source={"name": letter}, variants={"fp32": variant}, tools={}, extra={}
         )
@@ -180,7 +180,7 @@ WRITE_UNDER = """
 import resource, sys
 from pathlib import Path
 from untorch.errors import UntorchError
-from untorch_export import writer
+from untorch_export.bundle import writer
 if (limit := int(sys.argv[2])):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 try:

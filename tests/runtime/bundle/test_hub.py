@@ -94,7 +94,7 @@ def ask(hub, tmp_path):
         environment |= variables
         if offline:
             environment["HF_HUB_OFFLINE"] = "1"
-        prelude = "from untorch import pipeline, UntorchError\nfrom untorch.hub import resolve\n"
+        prelude = "from untorch import pipeline, UntorchError\nfrom untorch.bundle.hub import resolve\n"
         result = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", prelude + code], capture_output=True, text=True, env=environment
         )
@@ -196,7 +196,7 @@ def test_installed_model_packages(tmp_path, tiny_bundle):
         "[untorch.models]\nsome-model = some_model\n[untorch.default_models]\nfeature-extraction = some_model\n"
     )
     code = (
-        "from untorch import pipeline\nfrom untorch.hub import installed_models\n"
+        "from untorch import pipeline\nfrom untorch.bundle.hub import installed_models\n"
         "print(pipeline('text-classification', 'some-model')('hello')[0]['label'])\n"
         "print(len(pipeline('feature-extraction')('hello')[0]))\n"
         "print(installed_models()['some-model'])"

@@ -17,7 +17,9 @@ from untorch.tools.diagnosis import PROBE, diagnose
 def test_cores_follow_the_affinity_mask():
     if not hasattr(os, "sched_setaffinity"):
         pytest.skip("this system has no affinity mask")
-    code = "import os; os.sched_setaffinity(0, {0}); from untorch.devices import usable_cores; print(usable_cores())"
+    code = (
+        "import os; os.sched_setaffinity(0, {0}); from untorch.ort.devices import usable_cores; print(usable_cores())"
+    )
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "1\n"
 
 
@@ -31,7 +33,7 @@ def test_cores_follow_the_cgroup_quota(monkeypatch, quota, expected):
 def load_onnxruntime(path=None, prelude=""):
     """What a fresh process with `path` first on its module path prints when it loads ONNX Runtime."""
     code = (
-        f"{prelude}\nfrom untorch import UntorchError\nfrom untorch.devices import onnxruntime\n"
+        f"{prelude}\nfrom untorch import UntorchError\nfrom untorch.ort.devices import onnxruntime\n"
         "try: print(onnxruntime().__file__)\nexcept UntorchError as error: print(error)"
     )
     environment = {**os.environ, "PYTHONPATH": str(path)} if path else None

@@ -17,7 +17,7 @@ import pytest
 from helpers.own_operators import Network, add_variant, shared_table
 from untorch import AutoModel, AutoModelForSequenceClassification, Bundle, DependencyError, DeviceError, pipeline
 from untorch.bundle import hub
-from untorch.bundle.manifest import Graph, Tensor, Variant, preferred
+from untorch.bundle.manifest import GraphFile, Tensor, Variant, preferred
 from untorch.cli import main
 from untorch.loading import plans
 from untorch.loading.plans import Plan
@@ -56,7 +56,7 @@ def elsewhere(monkeypatch):
 
 
 def variant(precision, verdict="close", outputs=("logits",)):
-    graph = Graph(f"onnx/model_{precision}.onnx", outputs=tuple(Tensor(name, "float32", ()) for name in outputs))
+    graph = GraphFile(f"onnx/model_{precision}.onnx", outputs=tuple(Tensor(name, "float32", ()) for name in outputs))
     return Variant(precision, {"model": graph}, verdict)
 
 

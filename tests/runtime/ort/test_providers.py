@@ -185,7 +185,8 @@ def test_the_real_plugin_registers_and_answers():
     if not importlib.util.find_spec("onnxruntime_ep_openvino"):
         pytest.skip("the plugin is not installed: pip install 'untorch[openvino]'")
     code = (
-        "from untorch import DeviceError\nfrom untorch.diagnosis import PROBE\nfrom untorch.session import Session\n"
+        "from untorch import DeviceError\nfrom untorch.ort.session import Session\n"
+        "from untorch.tools.diagnosis import PROBE\n"
         "try: print('ran on', {node.provider for node in Session(PROBE, device='openvino').nodes})\n"
         "except DeviceError as error: print(error)"
     )

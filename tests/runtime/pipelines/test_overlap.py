@@ -151,8 +151,8 @@ def test_an_error_names_the_text_by_its_number_in_the_whole_list(on_a_card, smal
 
 
 def test_while_a_list_is_answered_the_card_is_run_by_the_thread_that_asked(small_windows, monkeypatch):
-    own = queue.Lane()
-    monkeypatch.setattr(overlap, "lane", own)
+    own = queue.RunQueue()
+    monkeypatch.setattr(overlap, "run_queue", own)
     ran = []
 
     def answer(window):
@@ -168,8 +168,8 @@ def test_while_a_list_is_answered_the_card_is_run_by_the_thread_that_asked(small
 
 def test_a_window_that_fails_does_not_leave_the_others_waiting_for_the_card(small_windows, monkeypatch):
     """They ask this thread to run for them, which has an error to raise by then."""
-    own = queue.Lane()
-    monkeypatch.setattr(overlap, "lane", own)
+    own = queue.RunQueue()
+    monkeypatch.setattr(overlap, "run_queue", own)
     failed, ended = threading.Event(), []
 
     def answer(window):

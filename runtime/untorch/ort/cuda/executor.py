@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from untorch.bundle.manifest import Tensor
 from untorch.ort.cuda import buckets, libraries
 from untorch.ort.cuda.buckets import Bucket
-from untorch.ort.cuda.queue import allocating, lane
+from untorch.ort.cuda.queue import allocating, run_queue
 from untorch.ort.devices import onnxruntime
 
 Array = NDArray[Any]
@@ -46,7 +46,7 @@ class _Plan:
     captured_by: threading.Thread | None = None
 
 
-class Card:
+class CudaExecutor:
     """A session on `cuda:N`. `graphs` says that it was opened for capturing.
 
     Graphs are captured for the shapes of the ladder that `capture` sets, each at its first run.
@@ -85,15 +85,15 @@ class Card:
 
     def run(self, feeds: Mapping[str, Array], names: Sequence[str]) -> list[Array]:
         """Run once; the outputs `names` as arrays of the caller's own."""
-        return lane(lambda: self._turn(feeds, tuple(names)))
+        return run_queue(lambda: self._turn(feeds, tuple(names)))
 
     def in_turn(self, work: Callable[[Callable[[Any], None]], Result]) -> Result:
         """Do `work` when it is its turn; it is given what runs a binding without a graph."""
-        return lane(lambda: work(lambda binding: self._session.run_with_iobinding(binding, self._plain)))
+        return run_queue(lambda: work(lambda binding: self._session.run_with_iobinding(binding, self._plain)))
 
     def value(self, array: Array) -> Any:
         """The array as a value on the card."""
-        return lane(lambda: onnxruntime().OrtValue.ortvalue_from_numpy(array, self._memory, self._index))
+        return run_queue(lambda: onnxruntime().OrtValue.ortvalue_from_numpy(array, self._memory, self._index))
 
     def _turn(self, feeds: Mapping[str, Array], names: tuple[str, ...]) -> list[Array]:
         used = self._shape(feeds)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 
-class Lane:
+class RunQueue:
     """Runs what it is called with, after what came before."""
 
     def __init__(self) -> None:
@@ -103,4 +103,4 @@ class Lane:
 allocating = threading.Lock()
 
 # Every card of a process shares it, and so do a model's two sessions on one.
-lane = Lane()
+run_queue = RunQueue()

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from untorch.ort.cuda import buckets, libraries, queue
 from untorch.ort.cuda.buckets import Bucket
-from untorch.ort.cuda.executor import Card
+from untorch.ort.cuda.executor import CudaExecutor
 from untorch.ort.session import Session
 
 SHAPES = st.lists(st.tuples(st.integers(1, 10), st.integers(1, 60)), min_size=1, max_size=6)
 
 
-class OnTheHost(Card):
+class OnTheHost(CudaExecutor):
     _memory = "cpu"
 
     def _fetched(self, value):
@@ -35,7 +35,7 @@ def host_memory():
 
 @pytest.fixture(autouse=True)
 def own_lane(monkeypatch):
-    monkeypatch.setattr("untorch.ort.cuda.executor.lane", queue.Lane())
+    monkeypatch.setattr("untorch.ort.cuda.executor.run_queue", queue.RunQueue())
 
 
 @pytest.fixture(scope="module")

@@ -9,16 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from untorch.ort.cuda.queue import Lane
+from untorch.ort.cuda.queue import RunQueue
 
 
 def test_a_lone_thread_runs_by_itself():
-    lane = Lane()
+    lane = RunQueue()
     assert {lane(threading.get_ident) for _ in range(5)} == {threading.get_ident()}
 
 
 def test_from_the_second_thread_on_one_thread_runs_for_all():
-    lane = Lane()
+    lane = RunQueue()
     assert lane(threading.current_thread) is threading.current_thread()
     for _ in range(20):  # a thread a request, as some servers have it
         with ThreadPoolExecutor(1) as pool:
@@ -28,7 +28,7 @@ def test_from_the_second_thread_on_one_thread_runs_for_all():
 
 
 def test_there_is_never_more_than_one_run():
-    lane = Lane()
+    lane = RunQueue()
     running, most = [], []
 
     def work():
@@ -44,7 +44,7 @@ def test_there_is_never_more_than_one_run():
 
 
 def test_what_a_run_raises_is_raised_where_it_was_asked_for():
-    lane = Lane()
+    lane = RunQueue()
 
     def fail():
         raise ValueError("no")
@@ -57,7 +57,7 @@ def test_what_a_run_raises_is_raised_where_it_was_asked_for():
 
 
 def test_a_waiting_thread_runs_what_is_asked_for_and_then_leaves_it_to_others():
-    lane = Lane()
+    lane = RunQueue()
     with ThreadPoolExecutor(3) as pool:
         with lane.serving() as wait:
             asked = [pool.submit(lane, threading.current_thread) for _ in range(20)]
@@ -68,7 +68,7 @@ def test_a_waiting_thread_runs_what_is_asked_for_and_then_leaves_it_to_others():
 
 
 def test_what_was_asked_for_while_nobody_waited_is_done_at_the_end():
-    lane = Lane()
+    lane = RunQueue()
     with ThreadPoolExecutor(1) as pool:
         with lane.serving():
             asked = pool.submit(lane, lambda: "done")
@@ -78,7 +78,7 @@ def test_what_was_asked_for_while_nobody_waited_is_done_at_the_end():
 
 
 def test_only_a_lone_thread_serves():
-    lane = Lane()
+    lane = RunQueue()
     lane(lambda: None)
     with ThreadPoolExecutor(2) as pool:
         pool.submit(lane, lambda: None).result()
@@ -92,8 +92,8 @@ def test_threads_that_outlive_the_main_one_still_run():
     """The interpreter waits for threads that are no daemons after its main thread has ended."""
     code = """
 import threading, time
-from untorch.lane import Lane
-lane = Lane()
+from untorch.ort.cuda.queue import RunQueue
+lane = RunQueue()
 lane(lambda: None)
 def work():
     threading.main_thread().join()

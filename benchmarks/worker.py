@@ -143,7 +143,8 @@ def overhead(engine: Engine, texts: list[str], calls: int) -> dict[str, list[flo
     """
     pipeline = engine.extra
     session, backend = pipeline.model.session, pipeline.tokenizer._backend
-    session._session = running = _Timed(session._session, ("run", "run_with_iobinding"))
+    executor = session.executor
+    executor.session = running = _Timed(executor.session, ("run", "run_with_iobinding"))
     backend.tokenizer = tokenizing = _Timed(backend.tokenizer, ("encode_batch_fast", "encode_batch"))
     samples: dict[str, list[float]] = {"whole": [], "session": [], "tokenizer": []}
     for number in range(calls + 20):

@@ -185,7 +185,7 @@ def trace(model: Any, path: Path) -> None:
 def _described(path: Path, bundle: Path) -> Any:
     import onnx
 
-    from untorch.bundle.manifest import Tensor
+    from untorch.numerics import Tensor
     from untorch.ort.cuda.packing import INDICES
     from untorch_export.graph import files
 

@@ -150,9 +150,10 @@ def streams(bundle: Path, config: dict[str, Any], device: str, made: Texts) -> d
 
 def _noted(pipe: Any) -> Callable[..., Any]:
     """The pipeline, noting when it tokenizes, when it makes arrays, and when the model runs."""
-    cards = [session._card for session in (pipe.model.session, pipe.model.packed) if session and session._card]
-    # On a card inside the lock, where one batch at a time has it; waiting for it is no work of the model's.
-    runs = [(card, name) for card in cards for name in ("_run", "_replay")] or [(pipe.model, "forward")]
+    sessions = [session for session in (pipe.model.session, pipe.model.packed) if session]
+    # On a GPU inside the queue, where one batch at a time runs; waiting for it is no work of the model's.
+    runs = [(one.executor, name) for one in sessions for name in ("run_plain", "replay") if one.device.is_gpu]
+    runs = runs or [(pipe.model, "forward")]
     steps = [("tokenize", pipe.tokenizer, "encode_ids"), ("arrays", pipe.tokenizer, "collate")]
     steps += [("model", owner, name) for owner, name in runs]
 

@@ -15,8 +15,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from untorch.bundle.folder import GOLDEN
-from untorch.bundle.manifest import KERNELS, PACKED, Manifest, Variant
-from untorch.errors import DependencyError, DeviceError
+from untorch.bundle.manifest import Manifest, Variant
+from untorch.bundle.precisions import FP16_PACKED, INT8_KERNELS, Operators
+from untorch.errors import DependencyError, DeviceError, first_line
 from untorch.ort import kernels
 from untorch.ort.session import Session
 from untorch_export.bundle import assets, writer
@@ -28,8 +29,7 @@ from untorch_export.parity.reference import Arrays, Reference, write_golden
 from untorch_export.parity.texts import CALIBRATION_TEXTS
 from untorch_export.variants import Progress, build
 
-INT8_KERNELS = f"int8{KERNELS}"
-PRECISIONS = ("fp32", "int8", INT8_KERNELS, "fp16", f"fp16{PACKED}")
+PRECISIONS = ("fp32", "int8", INT8_KERNELS, "fp16", FP16_PACKED)
 # And int8_kernels, where this machine can run and compare it.
 DEFAULT_PRECISIONS = ("fp32", "int8")
 
@@ -126,8 +126,8 @@ def _check_precisions(precisions: Sequence[str]) -> None:
     unknown = [name for name in precisions if name not in PRECISIONS]
     if unknown or not precisions:
         raise ExportError(f"precision {', '.join(unknown) or '(none)'} is unknown; choose from {', '.join(PRECISIONS)}")
-    if f"fp16{PACKED}" in precisions and "fp16" not in precisions:
-        raise ExportError(f"fp16{PACKED} runs beside fp16 and shares its weights; ask for fp16 as well")
+    if FP16_PACKED in precisions and "fp16" not in precisions:
+        raise ExportError(f"{FP16_PACKED} runs beside fp16 and shares its weights; ask for fp16 as well")
     if INT8_KERNELS in precisions:
         try:
             kernels.require()
@@ -172,7 +172,11 @@ def _compare(
         found = generation.compare(checkpoint, bundle, variants, bundle / GOLDEN)
         progress("compare with PyTorch", 1, 1)
         return _judged(variants, found)
-    runs = {name: _runner(bundle, variant) for name, variant in variants.items() if not name.endswith(PACKED)}
+    runs = {
+        name: _runner(bundle, variant)
+        for name, variant in variants.items()
+        if variant.operators is not Operators.PACKED
+    }
     names = [tensor.name for tensor in next(iter(variants.values())).graphs["model"].inputs]
     with Reference(checkpoint) as reference:
         golden = write_golden(checkpoint, reference, names, bundle / GOLDEN)
@@ -191,8 +195,8 @@ def _compare(
 
 def _judged(variants: dict[str, Variant], found: dict[str, Parity]) -> dict[str, Variant]:
     return {
-        name: _uncompared(variant, found[name.removesuffix(PACKED)])
-        if name.endswith(PACKED)
+        name: _uncompared(variant, found[variant.base])
+        if variant.operators is Operators.PACKED
         else replace(variant, verdict=found[name].verdict, parity=found[name].report)
         for name, variant in variants.items()
     }
@@ -208,7 +212,7 @@ def _uncompared(variant: Variant, other: Parity) -> Variant:
 def _runner(bundle: Path, variant: Variant) -> Run:
     """Runs a variant as the runtime will: the task's own outputs come from the head's graph where there is one."""
     parts = []
-    own = variant.precision.endswith(KERNELS)
+    own = variant.operators is Operators.KERNELS
     wanted = [tensor.name for tensor in variant.graphs["model"].outputs]
     for role in ("head", "model"):
         if (entry := variant.graphs.get(role)) is not None:
@@ -265,8 +269,7 @@ def _failing(what: str) -> Iterator[None]:
     except (ExportError, DependencyError):
         raise
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ExportError(f"{what}: {type(error).__name__}{': ' if reason else ''}{reason}") from error
+        raise ExportError(f"{what}: {type(error).__name__}: {first_line(error)}") from error
 
 
 def _require_packages() -> None:

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from untorch.bundle.manifest import INT8_SHARED, KERNELS, PACKED, Tensor, Variant
+from untorch.bundle.manifest import INT8_SHARED, Variant
+from untorch.bundle.precisions import FP16_PACKED, Operators, read_name
+from untorch.numerics import Tensor
 from untorch.ort.cuda.packing import INDICES
 from untorch.ort.session import Session
 from untorch_export.checkpoint.load import Checkpoint
@@ -64,9 +66,9 @@ def build(
         variants["fp32"] = Variant("fp32", {"model": files.describe(source, bundle, inputs, outputs)})
     if "fp16" in precisions:
         progress("halve", 0, 1)
-        variants |= _halved(checkpoint, source, bundle, inputs, outputs, packed=f"fp16{PACKED}" in precisions)
+        variants |= _halved(checkpoint, source, bundle, inputs, outputs, packed=FP16_PACKED in precisions)
         progress("halve", 1, 1)
-    eight_bit = [name for name in precisions if name.startswith("int8")]
+    eight_bit = [name for name in precisions if read_name(name).base == "int8"]
     if checkpoint.task.answer != "row" and not eight_bit:
         return variants
     progress("fuse", 0, 1)
@@ -126,7 +128,10 @@ def _quantized(
 ) -> dict[str, Variant]:
     """The eight-bit variants of these `precisions`. What all of them read, the embeddings above all, they share."""
     seen = observe(fused, _calibration(checkpoint, calibration, inputs))
-    makers = {name: quantize_kernels if name.endswith(KERNELS) else quantize_int8 for name in sorted(set(precisions))}
+    makers = {
+        name: quantize_kernels if read_name(name).operators is Operators.KERNELS else quantize_int8
+        for name in sorted(set(precisions))
+    }
     models = {name: model for name, make in makers.items() if (model := make(fused, seen)) is not None}
     onnx = bundle / "onnx"
     shared = files.save_shared(list(models.values()), onnx / INT8_SHARED) if len(models) > 1 else None
@@ -173,11 +178,11 @@ def _halved(
     whole = Variant("fp16", {"model": described}, extra={**counts, "compared_on": "cpu"})
     variants = {"fp16": _with_head(whole, take_int32(as_bias(half_head)) if half_head else None, bundle)}
     if tight is not None:
-        beside = path.with_name(f"model_fp16{PACKED}.onnx")
+        beside = path.with_name(f"model_{FP16_PACKED}.onnx")
         files.save_beside(take_int32(tight), beside, path)
         taken = (*inputs, *INDICES)
         found = files.describe(beside, bundle, taken, outputs, optimized=True)
-        whole = Variant(f"fp16{PACKED}", {"model": found}, extra=dict(counts))
+        whole = Variant(FP16_PACKED, {"model": found}, extra=dict(counts))
         variants[whole.precision] = _with_head(whole, take_int32(tight_head) if tight_head else None, bundle, taken)
     elif packed:
         kind = checkpoint.config["model_type"]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     )
     from untorch.generation import GenerationConfig, TextStreamer
     from untorch.model.base import AutoModel
-    from untorch.model.generative import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from untorch.model.causal import AutoModelForCausalLM
     from untorch.model.heads import (
         AutoModelForMaskedLM,
         AutoModelForMultipleChoice,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         AutoModelForSequenceClassification,
         AutoModelForTokenClassification,
     )
+    from untorch.model.seq2seq import AutoModelForSeq2SeqLM
     from untorch.numerics import softmax
     from untorch.pipelines import pipeline
     from untorch.pipelines.batcher import Batcher, BatcherClosedError
@@ -48,11 +49,11 @@ os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")
 
 _HOME = {
     "AutoModel": "model.base",
-    "AutoModelForCausalLM": "model.generative",
+    "AutoModelForCausalLM": "model.causal",
     "AutoModelForMaskedLM": "model.heads",
     "AutoModelForMultipleChoice": "model.heads",
     "AutoModelForQuestionAnswering": "model.heads",
-    "AutoModelForSeq2SeqLM": "model.generative",
+    "AutoModelForSeq2SeqLM": "model.seq2seq",
     "AutoModelForSequenceClassification": "model.heads",
     "AutoModelForTokenClassification": "model.heads",
     "AutoTokenizer": "tokenizer",

@@ -1,4 +1,4 @@
-"""Work that goes on beside the caller's."""
+"""A task that runs in a thread of its own while the caller does something else."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ Result = TypeVar("Result")
 
 
 class BackgroundTask(Generic[Result]):
-    """Work that runs in a thread of its own from `begin` on, and in the caller's where nobody began it.
+    """A function that runs in a thread from `begin` on; or in the caller's, by `result`, if nobody began it.
 
-    It gains something where it, or what goes on meanwhile, leaves the interpreter free. The interpreter waits for its
-    end.
+    That saves time only where the task or the caller leaves the interpreter free (native code, reading files). The
+    thread is no daemon: the interpreter's end waits for it.
     """
 
     def __init__(self, work: Callable[[], Result]) -> None:
@@ -22,13 +22,13 @@ class BackgroundTask(Generic[Result]):
         self._error: BaseException | None = None
 
     def begin(self) -> None:
-        """Begin, if it has not begun."""
+        """Start the thread, if it was not started before."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="untorch-aside")
+            self._thread = threading.Thread(target=self._run, name="untorch-background")
             self._thread.start()
 
     def result(self) -> Result:
-        """Wait for what the work returns; raises what it raised."""
+        """Wait for the task; returns what it returned, raises what it raised."""
         if self._thread is None:
             return self._work()
         self._thread.join()

@@ -41,3 +41,9 @@ class DeviceError(UntorchError):
 
 class DependencyError(UntorchError, ImportError):
     """A package that this call needs is not installed, or two installed packages conflict."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message that is not blank; its type's name where it has none."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__)

@@ -1,7 +1,7 @@
-"""Calls into native code that leave the interpreter free, and its end, which must not meet one half-way.
+"""Calls into native code from daemon threads, which the end of the interpreter waits for.
 
-A daemon thread that comes back from C++ or Rust after the interpreter has gone aborts the process. So the end waits
-for the calls that are under way, and no other begins.
+A daemon thread that returns from C++ or Rust after the interpreter is finalized aborts the process. So calls go through
+`calls`: at exit the interpreter waits for those that are running, and no new one begins.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _Result = TypeVar("_Result")
 
 
 class _Calls:
-    """The calls that are under way, by their threads. A thread has one at a time.
+    """The threads that are in a call now; a thread has one call at a time.
 
-    There is no lock, which every call would pay for: adding to a set is one step of the interpreter's.
+    There is no lock, which every call would pay for: adding to a set is atomic in the interpreter.
     """
 
     def __init__(self) -> None:
@@ -34,21 +34,21 @@ class _Calls:
         self._main = threading.main_thread().ident
         self._running: set[int] = set()
         self._ended = False
-        # Another object in every process; comparing it costs a call less than asking for the process's number.
+        # Another object after every fork; comparing it is cheaper than os.getpid().
         self.process = object()
 
     def __call__(
         self, function: Callable[_Given, _Result], *arguments: _Given.args, **keywords: _Given.kwargs
     ) -> _Result:
-        """Call `function`, which is native code."""
+        """Call `function`, which is native code; returns what it returns."""
         thread = get_ident()
-        if thread == self._main:  # which does not end before its calls do
+        if thread == self._main:  # the interpreter ends in this thread, so never during its calls
             return function(*arguments, **keywords)
-        # Before it looks whether the end has come: the end comes before it looks who is running.
+        # Added before `_ended` is read, as `_end` sets it before it reads `_running`: one of the two sees the other.
         self._running.add(thread)
         if self._ended and threading.current_thread().daemon:
             self._running.discard(thread)
-            threading.Event().wait()  # for the process to end, which it does by itself
+            threading.Event().wait()  # until the process has ended
         try:
             return function(*arguments, **keywords)
         finally:

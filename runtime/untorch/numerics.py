@@ -1,15 +1,32 @@
-"""The numpy that several tasks share: softmax, sigmoid, pooling, normalising."""
+"""Arrays: their type, what a graph declares of them, and the arithmetic that several tasks share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from math import exp
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+
+
+class Tensor(NamedTuple):
+    """A graph's input or output: its name, numpy dtype name and axes (names, or sizes that are fixed)."""
+
+    name: str
+    dtype: str
+    axes: tuple[str | int, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The form it has in the manifest."""
+        return {"name": self.name, "dtype": self.dtype, "axes": list(self.axes)}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Tensor:
+        """Read it back from the manifest. Raises KeyError, TypeError or ValueError if it is malformed."""
+        return cls(str(data["name"]), str(data["dtype"]), tuple(data["axes"]))
 
 
 def softmax(logits: Array, axis: int = -1) -> Array:

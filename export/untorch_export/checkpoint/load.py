@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from untorch.bundle.config import ModelConfig
 from untorch.bundle.folder import digest, read_json
+from untorch.errors import first_line
 from untorch_export.checkpoint import marian, tasks
 from untorch_export.checkpoint.tasks import Task
 from untorch_export.errors import ExportError
@@ -144,10 +145,10 @@ def _locate(
             f"there is no folder {name}, and the Hub could not be reached to look for the checkpoint of that name"
         ) from error
     except HfHubHTTPError as error:
-        raise ExportError(f"there is no folder {name}, and the Hub refuses {name}: {_first_line(error)}") from error
+        raise ExportError(f"there is no folder {name}, and the Hub refuses {name}: {first_line(error)}") from error
     except OSError as error:
         raise ExportError(
-            f"there is no folder {name}, and the Hub could not be reached: {_first_line(error)}"
+            f"there is no folder {name}, and the Hub could not be reached: {first_line(error)}"
         ) from error
     return Path(snapshot), name, Path(snapshot).name
 
@@ -189,7 +190,7 @@ def _config(folder: Path, raw: dict[str, Any], trusted: bool) -> PretrainedConfi
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=trusted)
     except (ValueError, TypeError, KeyError, OSError) as error:
-        raise ExportError(f"{folder / 'config.json'} is no config for {kind}: {_first_line(error)}") from error
+        raise ExportError(f"{folder / 'config.json'} is no config for {kind}: {first_line(error)}") from error
 
 
 def _weight_files(folder: Path, allow_pickle: bool) -> list[Path]:
@@ -232,7 +233,7 @@ def _read(task: Task, folder: Path, config: PretrainedConfig, files: list[Path],
             output_loading_info=True,
         )
     except Exception as error:  # transformers, safetensors and torch each raise their own kinds for a bad file
-        raise ExportError(f"{folder} cannot be loaded as {task.auto}: {_first_line(error)}") from error
+        raise ExportError(f"{folder} cannot be loaded as {task.auto}: {first_line(error)}") from error
     # Weights that the checkpoint lacks are filled at random. A pooler is no part of a bare model's hidden states.
     missing = sorted(key for key in info["missing_keys"] if task.answer != "vector" or "pooler." not in key)
     if missing:
@@ -255,7 +256,7 @@ def _draw(task: Task, config: PretrainedConfig, seed: int, trusted: bool) -> Pre
                 return kind.from_config(config, dtype=torch.float32, trust_remote_code=trusted)
             return kind(config).float()
         except Exception as error:  # each architecture checks its config in its own way
-            raise ExportError(f"{config.model_type} cannot be built as {task.auto}: {_first_line(error)}") from error
+            raise ExportError(f"{config.model_type} cannot be built as {task.auto}: {first_line(error)}") from error
 
 
 def _tokenizer(folder: Path, trusted: bool) -> PreTrainedTokenizerBase | None:
@@ -267,7 +268,7 @@ def _tokenizer(folder: Path, trusted: bool) -> PreTrainedTokenizerBase | None:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=trusted)
     except Exception as error:  # each tokenizer family raises its own kinds for a bad vocabulary
-        raise ExportError(f"the tokenizer of {folder} cannot be loaded: {_first_line(error)}") from error
+        raise ExportError(f"the tokenizer of {folder} cannot be loaded: {first_line(error)}") from error
     if type(tokenizer).__name__ == "MarianTokenizer":
         return marian.convert(tokenizer)
     if not tokenizer.is_fast:
@@ -304,8 +305,3 @@ def _full_config(model: PreTrainedModel) -> dict[str, Any]:
     config.pop("_name_or_path", None)
     config["architectures"] = [type(model).__name__]
     return config
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

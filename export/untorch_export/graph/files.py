@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from untorch.bundle.manifest import GraphFile, Tensor
+from untorch.bundle.manifest import GraphFile
+from untorch.numerics import Tensor
 from untorch.ort.kernels import DOMAIN
 
 if TYPE_CHECKING:

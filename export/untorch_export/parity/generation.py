@@ -13,18 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from untorch.bundle.golden import Case, save
 from untorch.bundle.manifest import Variant, Verdict
+from untorch.numerics import Array
 from untorch.ort.session import Session
 from untorch_export.checkpoint.load import Checkpoint
 from untorch_export.parity.answers import TIE, agreement, figure
 from untorch_export.parity.forward import TOLERANCE, Parity, Worst
 from untorch_export.parity.reference import Arrays, encode
 from untorch_export.parity.texts import GOLDEN_TEXTS, TEXTS
-
-Array = NDArray[Any]
 
 # (rows, tokens of the prompt, tokens that follow) of the random batches.
 SHAPES = ((1, 1, 1), (1, 2, 3), (2, 5, 1), (1, 17, 1), (7, 17, 2), (2, 128, 1))

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from untorch.errors import first_line
 from untorch_export.checkpoint.tasks import HIDDEN, Task
 from untorch_export.errors import ExportError
 from untorch_export.graph import files
@@ -39,7 +40,7 @@ def convert(model: PreTrainedModel, task: Task, path: Path) -> None:
         try:
             optimum_export(model, config, path, disable_dynamic_axes_fix=True)
         except Exception as error:  # a model that cannot be traced fails in its own way
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+            reason = first_line(error)
             raise ExportError(f"{type(model).__name__} cannot be converted to ONNX: {reason}") from error
     converted = onnx.load(str(path))
     _fix_axes(converted, config)

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from untorch.errors import first_line
 from untorch_export.checkpoint.tasks import Task
 from untorch_export.errors import ExportError
 from untorch_export.graph import files
@@ -45,7 +46,7 @@ def convert(model: PreTrainedModel, task: Task, folder: Path) -> dict[str, Path]
     except ExportError:
         raise
     except Exception as error:  # a model that cannot be traced fails in its own way
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        reason = first_line(error)
         raise ExportError(f"{type(model).__name__} cannot be converted to ONNX: {reason}") from error
 
 

@@ -6,15 +6,17 @@ manifest, `untorch.json`. A folder without a manifest opens too, and is `unverif
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from untorch.bundle.manifest import MANIFEST, FileRecord, GraphFile, Manifest, Variant, inside
+from untorch.bundle.manifest import INT8_SHARED, MANIFEST, FileRecord, GraphFile, Manifest, Variant, inside
+from untorch.bundle.precisions import FP32, read_name
 from untorch.errors import BundleError, FormatError, IntegrityError
 
 GOLDEN = "golden.npz"
@@ -27,13 +29,12 @@ Trust = Literal["verified", "unverified"]
 # A config, tokenizer or manifest larger than this is an attack or a mistake: real ones stay below 40 MB.
 MAX_JSON_BYTES = 128 << 20
 
-# GraphFile files of the Hub's convention, without suffix: role in the model → file stems that may play it, best first.
+# Graph files of the Hub's convention, without suffix: role in the model → file stems that may play it, best first.
 _ROLES = {
     "model": ("model",),
     "encoder": ("encoder_model",),
     "decoder": ("decoder_model_merged", "decoder_model"),
 }
-GRAPH_STEMS = tuple(stem for stems in _ROLES.values() for stem in stems)
 
 # What a runtime reads besides the graphs and the manifest: configs, tokenizers, chat templates, modules.
 SIDE_FILES = ("*.json", "*.jinja", "additional_chat_templates/*.jinja", "*/config.json")
@@ -107,6 +108,9 @@ class Bundle:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        # What opens it again in another process, or on another machine: `hub.open_bundle` puts the name in the path's
+        # place.
+        self.reopen: Callable[[], Bundle] = functools.partial(Bundle, self.path.absolute())
         if not self.path.is_dir():
             raise BundleError(f"{self.path} is not a folder; export a checkpoint there with `untorch export`")
         manifest = self.path / MANIFEST
@@ -115,7 +119,7 @@ class Bundle:
         self.manifest = Manifest.from_json(read_json(manifest), str(manifest)) if manifest.is_file() else None
         if self.manifest is None:
             refuse_unverified(self.path)
-            self.variants = _discover(self.path)
+            self.variants = discover(_listed(self.path))
         else:
             self.variants = self._present(self.manifest)
             self._check_sizes()
@@ -124,6 +128,10 @@ class Bundle:
                 f"{self.path} holds no ONNX model (onnx/model*.onnx, or model*.onnx). If it is a PyTorch checkpoint, "
                 f"run `untorch export {self.path} -o BUNDLE` first"
             )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy, or what another process unpickles, is read anew from where this one came from.
+        return self.reopen, ()
 
     @property
     def verified(self) -> bool:
@@ -185,18 +193,24 @@ class Bundle:
         return found
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """What the block reads of the side files is what the manifest says, from its beginning to its end.
+    def held(self, files: Iterable[str] | None = None) -> Iterator[None]:
+        """Hold the files that the block reads to what they were when it began; by default the side files.
 
-        Raises IntegrityError for a file that was altered, that changes meanwhile, or that the manifest does not list:
-        it would be read all the same. Without a manifest only changes are seen.
+        The side files are compared with the manifest's digests first, and one that the manifest does not list is
+        refused: it would be read all the same. Digests of named `files` are the block's to check (`check`), before or
+        while it reads them. Without a manifest only changes are seen. Raises IntegrityError.
         """
-        before = self._side_identities()
-        if before != self._held:
+        names = None if files is None else tuple(files)
+
+        def identities() -> dict[str, tuple[int, ...]]:
+            return self._side_identities() if names is None else self.identities(names)
+
+        before = identities()
+        if names is None and before != self._held:
             self.check(before)
             self._held = before
         yield
-        if self._side_identities() != before:
+        if identities() != before:
             raise IntegrityError(f"the files of {self.path} changed while they were read; load the bundle again")
 
     def _side_identities(self) -> dict[str, tuple[int, ...]]:
@@ -231,30 +245,42 @@ class Bundle:
                 )
 
 
-def _discover(path: Path) -> dict[str, Variant]:
-    """Variants of a folder that has no manifest, found by the Hub's file names (`onnx/model_fp16.onnx`, …)."""
-    found: dict[str, dict[str, GraphFile]] = {}
+def _listed(path: Path) -> Iterator[str]:
+    """Names of the files of a folder where graphs may be."""
     for folder in (path / "onnx", path):
+        if folder.is_dir():
+            yield from (file.relative_to(path).as_posix() for file in folder.iterdir() if file.is_file())
+
+
+def discover(files: Iterable[str]) -> dict[str, Variant]:
+    """The variants among the names of a folder's files, by the Hub's conventions (`onnx/model_fp16.onnx`, …).
+
+    For folders without a manifest. fp32 comes first: with no parity report it is the only one to trust by default.
+    """
+    names = set(files)
+    found: dict[str, dict[str, GraphFile]] = {}
+    for folder in ("onnx/", ""):
         for role, stems in _ROLES.items():
             for stem in stems:
-                for file, precision in _graphs(folder, stem):
-                    data = tuple(
-                        str(other.relative_to(path).as_posix())
-                        for other in (file.with_name(f"{file.name}_data"), file.with_name(f"{file.name}.data"))
-                        if other.is_file()
-                    )
-                    graph = GraphFile(file.relative_to(path).as_posix(), data)
+                for name, precision in _graphs(names, folder, stem):
+                    data = [f"{name}_data", f"{name}.data"]
+                    if read_name(precision).base == "int8":
+                        # Nothing says here that int8's variants share one.
+                        data.append(f"{folder}{INT8_SHARED}")
+                    graph = GraphFile(name, tuple(other for other in data if other in names))
                     found.setdefault(precision, {}).setdefault(role, graph)
-    # fp32 first: with no parity report, the full-precision graph is the only one to trust by default.
-    ordered = sorted(found, key=lambda precision: (precision != "fp32", precision))
+    ordered = sorted(found, key=lambda precision: (precision != FP32, precision))
     return {precision: Variant(precision, found[precision]) for precision in ordered}
 
 
-def _graphs(folder: Path, stem: str) -> Iterator[tuple[Path, str]]:
-    """(file, precision) of `stem.onnx` and `stem_PRECISION.onnx` in a folder."""
-    if (folder / f"{stem}.onnx").is_file():
-        yield folder / f"{stem}.onnx", "fp32"
-    for file in sorted(folder.glob(f"{stem}_*.onnx")):
-        precision = file.stem.removeprefix(f"{stem}_")
-        if precision != "merged":
-            yield file, precision
+def _graphs(names: Iterable[str], folder: str, stem: str) -> Iterator[tuple[str, str]]:
+    """(name, precision) of `stem.onnx` and `stem_PRECISION.onnx` in a folder, whose name ends in a slash."""
+    for name in sorted(names):
+        before, _, precision = name.removesuffix(".onnx").partition(f"{folder}{stem}")
+        if not name.endswith(".onnx") or before or "/" in precision:
+            continue
+        if not precision:
+            yield name, FP32
+        # `decoder_model_merged…` is another stem, not a precision.
+        elif precision.startswith("_") and not precision.startswith("_merged"):
+            yield name, precision.removeprefix("_")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import logging
 import os
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any, Unpack
 
-from untorch.bundle.folder import GOLDEN, GRAPH_STEMS, SIDE_FILES, read_json
-from untorch.bundle.manifest import INT8_SHARED, MANIFEST, PACKED, Manifest, preferred
-from untorch.errors import BundleError, TaskError
-from untorch.ort import kernels
-from untorch.ort.providers import resolve_device
+from untorch.bundle.arguments import Source
+from untorch.bundle.folder import GOLDEN, SIDE_FILES, Bundle, discover, read_json
+from untorch.bundle.manifest import MANIFEST, Manifest, Variant, inside
+from untorch.errors import BundleError, TaskError, UntorchError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -19,27 +21,62 @@ MODELS = "untorch.models"
 DEFAULTS = "untorch.default_models"
 
 
+# Gives the files to download, from the variants that a repository has.
+Select = Callable[[Mapping[str, Variant]], Iterable[str]]
+
+
+def every_file(variants: Mapping[str, Variant]) -> list[str]:
+    """Every variant's files."""
+    return [name for variant in variants.values() for name in variant.files]
+
+
+def open_bundle(name: str | os.PathLike[str], *, select: Select = every_file, **source: Unpack[Source]) -> Bundle:
+    """Open the bundle that `name` stands for; see `resolve`. Pickled, it is opened by that name elsewhere."""
+    bundle = Bundle(resolve(name, select=select, **source))
+    if not Path(name).is_dir():
+        # A token is this user's, and stays here.
+        kept = {key: value for key, value in source.items() if key != "token"}
+        bundle.reopen = functools.partial(open_bundle, os.fspath(name), select=select, **kept)  # type: ignore[arg-type]
+    return bundle
+
+
 def resolve(
-    name: str | os.PathLike[str], *, revision: str | None = None, precision: str | None = None, device: str = "cpu"
+    name: str | os.PathLike[str],
+    *,
+    select: Select = every_file,
+    revision: str | None = None,
+    subfolder: str = "",
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
 ) -> Path:
     """The local folder that `name` stands for.
 
     A folder's path is taken as it is; then the installed model packages are asked (entry points of the group
-    `untorch.models`); then the Hub, where only what a runtime reads is downloaded: the side files and the graphs of
-    one variant (`precision`, or the one preferred on `device`, or fp32). With HF_HUB_OFFLINE=1 only the Hub's cache is
-    read.
+    `untorch.models`); then the Hub, where only what a runtime reads is downloaded: the side files, and of the graphs
+    what `select` names among the repository's variants (default: all). With `local_files_only`, or HF_HUB_OFFLINE=1,
+    only the Hub's cache is read. `subfolder` is the folder of the bundle within what was found; the others are
+    huggingface_hub's.
 
     Raises BundleError, saying what was tried.
     """
-    path = Path(name)
+    if subfolder:
+        inside(subfolder, "subfolder")
+    path, text = Path(name), os.fspath(name)
     if path.is_dir():
-        return path
-    text = os.fspath(name)
-    if (module := installed_models().get(text)) is not None:
-        return _package_folder(module)
-    if path.is_absolute() or text.startswith(".") or text.count("/") > 1 or text.endswith("/"):
+        found = path
+    elif (module := installed_models().get(text)) is not None:
+        found = _package_folder(module)
+    elif path.is_absolute() or text.startswith(".") or text.count("/") > 1 or text.endswith("/"):
         raise BundleError(f"there is no folder {text}")
-    return _from_hub(text, revision, precision, device)
+    else:
+        options = {"revision": revision, "token": token, "cache_dir": cache_dir}
+        prefix = f"{subfolder.rstrip('/')}/" if subfolder else ""
+        found = _from_hub(text, options, prefix, select, local=local_files_only, again=force_download)
+    if subfolder and not (found / subfolder).is_dir():
+        raise BundleError(f"{text} has no folder {subfolder}")
+    return found / subfolder if subfolder else found
 
 
 def _entry_points(group: str) -> dict[str, str]:
@@ -77,49 +114,32 @@ def _package_folder(module: str) -> Path:
     return folder
 
 
-def _from_hub(name: str, revision: str | None, precision: str | None, device: str) -> Path:
+def _from_hub(name: str, options: dict[str, Any], prefix: str, select: Select, *, local: bool, again: bool) -> Path:
+    """The snapshot of a repository, with what is needed of its folder `prefix` in it."""
     # Imported here: it costs a tenth of a second that a path on disk should not pay.
     from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        if constants.HF_HUB_OFFLINE:
-            return Path(snapshot_download(name, revision=revision))
-        info = HfApi().model_info(name, revision=revision)
-        files = [sibling.rfilename for sibling in info.siblings or ()]
-        manifest = None
-        if MANIFEST in files:
-            path = Path(hf_hub_download(name, MANIFEST, revision=info.sha))
-            manifest = Manifest.from_json(read_json(path), f"{name}/{MANIFEST}")
-        graphs = _graphs(name, files, precision, manifest, device)
-        return Path(snapshot_download(name, revision=revision, allow_patterns=[*SIDE_FILES, GOLDEN, *graphs]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = str(error).strip().split("\n", 1)[0]
+        if local or constants.HF_HUB_OFFLINE:
+            return Path(snapshot_download(name, local_files_only=True, **options))
+        info = HfApi().model_info(name, revision=options["revision"], token=options["token"])
+        files = [sibling.rfilename for sibling in info.siblings or () if sibling.rfilename.startswith(prefix)]
+        if prefix + MANIFEST in files:
+            pinned = {**options, "revision": info.sha}
+            path = Path(hf_hub_download(name, prefix + MANIFEST, force_download=again, **pinned))
+            variants = Manifest.from_json(read_json(path), f"{name}/{prefix}{MANIFEST}").variants
+        else:
+            variants = discover(file.removeprefix(prefix) for file in files)
+            if not variants:
+                raise BundleError(
+                    f"{name} holds no ONNX model on the Hub. Where PyTorch is installed, run "
+                    f"`untorch export {name} -o BUNDLE` and load that folder"
+                )
+        wanted = [f"{prefix}{file}" for file in (*SIDE_FILES, GOLDEN, *select(variants))]
+        return Path(snapshot_download(name, allow_patterns=wanted, force_download=again, **options))
+    except UntorchError:
+        raise
+    except Exception as error:  # the client's errors are its HTTP library's too: requests', httpx's or httpx2's
         raise BundleError(
-            f"{name!r} is no folder, no installed model package, and could not be had from the Hub: {reason}"
+            f"{name!r} is no folder, no installed model package, and could not be had from the Hub: {first_line(error)}"
         ) from error
-
-
-def _graphs(name: str, files: list[str], precision: str | None, manifest: Manifest | None, device: str) -> list[str]:
-    """The graph files to download, external data included: one variant's. Raises BundleError if it is not there."""
-    there = sorted(file for file in files if file.endswith(".onnx"))
-    if not there:
-        raise BundleError(
-            f"{name} holds no ONNX model on the Hub. Where PyTorch is installed, run `untorch export {name} -o BUNDLE` "
-            "and load that folder"
-        )
-    if manifest is not None:
-        if precision in (None, "auto"):
-            # Loading chooses by the same rule, and would miss another variant.
-            return list(preferred(manifest.variants, (), resolve_device(device), kernels.preferred).files)
-        if precision in manifest.variants:
-            # What removes padding runs beside the variant that does not.
-            wanted = {precision, str(precision).removesuffix(PACKED)} & manifest.variants.keys()
-            return [file for variant in sorted(wanted) for file in manifest.variants[variant].files]
-    suffix = "" if precision in (None, "auto", "fp32") else f"_{precision}"
-    graphs = [f"{folder}{stem}{suffix}.onnx" for folder in ("onnx/", "") for stem in GRAPH_STEMS]
-    if not any(graph in files for graph in graphs):
-        raise BundleError(f"{name} has no graph in that precision on the Hub; it has {', '.join(there)}")
-    data = [f"{graph}{ending}" for graph in graphs for ending in ("_data", ".data")]
-    # Without a manifest nothing says that int8's variants share one.
-    return [*graphs, *data, *(f"{folder}{INT8_SHARED}" for folder in ("onnx/", "") if suffix.startswith("_int8"))]

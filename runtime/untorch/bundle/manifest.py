@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Literal, NamedTuple
 
+from untorch.bundle.precisions import Operators, read_name
 from untorch.errors import FormatError, IntegrityError
+from untorch.numerics import Tensor
 
 FORMAT_VERSION = 1
 MANIFEST = "untorch.json"
@@ -19,38 +21,8 @@ Verdict = Literal["exact", "close", "failed", "unverified"]
 
 _TRUSTED: tuple[Verdict, ...] = ("exact", "close")
 
-# How the name of a variant ends whose layers have no padding. It is for cards, and there beside the one without it.
-PACKED = "_packed"
-
-# How the name of a variant ends whose layers are operators of our own, from the package untorch-kernels. It is for
-# processors that can run them, and there before the one without it.
-KERNELS = "_kernels"
-
 # The data file of what int8 has with and without our own operators: the embeddings above all.
 INT8_SHARED = "model_int8_shared.onnx_data"
-
-# The only kind of device that has the operators of such variants.
-_ONLY_ON = {PACKED: "cuda", KERNELS: "cpu"}
-
-# The reduced precision that is fast on each kind of device.
-_OWN = {"cpu": "int8", "cuda": "fp16"}
-
-
-class Tensor(NamedTuple):
-    """A graph's input or output: its name, numpy dtype name and named axes."""
-
-    name: str
-    dtype: str
-    axes: tuple[str | int, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """The form it has in the manifest."""
-        return {"name": self.name, "dtype": self.dtype, "axes": list(self.axes)}
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Tensor:
-        """Read it back from the manifest. Raises KeyError, TypeError or ValueError if it is malformed."""
-        return cls(str(data["name"]), str(data["dtype"]), tuple(data["axes"]))
 
 
 @dataclass(frozen=True)
@@ -101,8 +73,9 @@ class GraphFile:
 class Variant:
     """The model in one precision: its graphs by role, its parity report and verdict.
 
-    Roles are `model`, or `encoder` and `decoder`. Beside `model` there may be a `head`, which gives only the task's
-    own outputs and saves the work that only the others need.
+    `precision` is its name in the manifest; what the name says are `operators`, `device` and `base`. Roles are `model`,
+    or `encoder` and `decoder`. Beside `model` there may be a `head`, which gives only the task's own outputs and saves
+    the work that only the others need.
     """
 
     precision: str
@@ -110,6 +83,21 @@ class Variant:
     verdict: Verdict = "unverified"
     parity: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def operators(self) -> Operators:
+        """What the nodes of its graphs are."""
+        return read_name(self.precision).operators
+
+    @property
+    def device(self) -> str | None:
+        """The only kind of device that can run it, `cpu` or `cuda`; None where the name excludes none."""
+        return read_name(self.precision).device
+
+    @property
+    def base(self) -> str:
+        """The precision that it stands beside, which has the same weights; its own where there is none."""
+        return read_name(self.precision).base
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -124,23 +112,6 @@ class Variant:
     def gives(self, outputs: Iterable[str]) -> bool:
         """Whether its graphs have all of these outputs."""
         return {tensor.name for graph in self.graphs.values() for tensor in graph.outputs}.issuperset(outputs)
-
-    def roles_on(self, device: str) -> tuple[str, ...]:
-        """The roles whose graphs a device can run at all.
-
-        OpenVINO takes standard operators only, which are those of fp32's whole graphs; what removes padding is made of
-        operators that only CUDA has, and our own operators run on the CPU. Whether they run on this one is not said.
-        """
-        kind = device.partition(":")[0]
-        if kind == "openvino":
-            return tuple(role for role in self.graphs if self.precision == "fp32" and role != "head")
-        only = {only for suffix, only in _ONLY_ON.items() if self.precision.endswith(suffix)}
-        return tuple(self.graphs) if only <= {kind} else ()
-
-    def role_for(self, outputs: Iterable[str], device: str = "cpu") -> str:
-        """The role of the graph to run for these outputs: `head` where the device can, else `model`."""
-        head = self.graphs.get("head") if "head" in self.roles_on(device) else None
-        return "head" if head and {tensor.name for tensor in head.outputs}.issuperset(outputs) else "model"
 
     def to_json(self) -> dict[str, Any]:
         """The form it has in the manifest."""
@@ -234,26 +205,3 @@ def inside(name: str, where: str) -> str:
     if not name or "\\" in name or "\0" in name or path.is_absolute() or ".." in path.parts:
         raise IntegrityError(f"{where} names a file outside the bundle: {name!r}")
     return name
-
-
-def preferred(
-    variants: Mapping[str, Variant],
-    outputs: Iterable[str] = (),
-    device: str = "cpu",
-    kernels: Callable[[], bool] = lambda: False,
-) -> Variant:
-    """The variant to take where none is named: the device's own if it passed its gate and gives `outputs`, else fp32.
-
-    That is int8 on the CPU and fp16 on a card; OpenVINO chooses its precision itself, from fp32. Before int8 comes
-    int8_kernels if `kernels` says that our own operators are the faster choice here. It is asked only where there is
-    such a variant.
-    """
-    outputs = tuple(outputs)
-    own = _OWN.get(device.partition(":")[0], "fp32")
-    for name in (own + KERNELS, own):
-        variant = variants.get(name)
-        if variant is None or not (variant.trusted and variant.gives(outputs) and variant.roles_on(device)):
-            continue
-        if name == own or kernels():
-            return variant
-    return variants.get("fp32") or next(iter(variants.values()))

@@ -8,7 +8,7 @@ import sys
 
 from untorch.bundle.folder import Bundle
 from untorch.bundle.hub import resolve
-from untorch.loading.sessions import unavailable
+from untorch.loading.choice import unavailable
 from untorch.tools.benchmark import LENGTHS, Measurement, benchmark
 
 HELP = "measure a bundle: latency, throughput, cold start and memory, beside other engines"

@@ -6,9 +6,10 @@ import argparse
 import json
 
 from untorch.bundle.folder import Bundle
-from untorch.bundle.hub import default_model, resolve
+from untorch.bundle.hub import default_model, open_bundle
 from untorch.cli.arguments import add_model_arguments, split_bundle
 from untorch.errors import InputError
+from untorch.loading.choice import LoadRequest
 from untorch.tools.explanation import explain
 
 HELP = "show each stage between a text and its answer"
@@ -26,8 +27,12 @@ def run(args: argparse.Namespace) -> int:
     name, given = split_bundle(args.words)
     if len(given) != 1:
         raise InputError(f"explain takes one text, not {len(given)}; put it in quotes")
-    folder = default_model("text-classification") if name is None else resolve(name, revision=args.revision)
-    stages = explain(Bundle(folder), given[0], device=args.device, precision=args.precision)
+    if name is None:
+        bundle = Bundle(default_model("text-classification"))
+    else:
+        wanted = LoadRequest(args.device, args.precision)
+        bundle = open_bundle(name, select=wanted.files, revision=args.revision)
+    stages = explain(bundle, given[0], device=args.device, precision=args.precision)
     if args.json:
         print(json.dumps(stages, ensure_ascii=False))
         return 0

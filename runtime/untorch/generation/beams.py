@@ -6,18 +6,14 @@ Arrays of beams are (texts, beams, …). A text keeps `num_beams` running beams,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from untorch.generation.config import GenerationConfig
 from untorch.generation.processors import Processor
 from untorch.generation.sampling import State, draw_several
 from untorch.generation.stopping import Stopping
-from untorch.numerics import log_softmax
-
-Array = NDArray[Any]
+from untorch.numerics import Array, log_softmax
 
 # Stands for minus infinity where scores are still added and compared.
 _LOW = np.float32(-1e9)

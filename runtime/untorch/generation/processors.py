@@ -6,16 +6,13 @@ A processor takes the ids so far (rows, length) and scores (rows, vocabulary), a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from untorch.errors import InputError
 from untorch.generation.config import GenerationConfig
-from untorch.numerics import log_softmax, softmax
+from untorch.numerics import Array, log_softmax, softmax
 
-Array = NDArray[Any]
 Processor = Callable[[Array, Array], Array]
 
 _NEVER = -np.inf

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from untorch.generation.config import GenerationConfig
 from untorch.generation.processors import Processor
 from untorch.generation.stopping import Stopping
-from untorch.numerics import softmax
-
-Array = NDArray[Any]
+from untorch.numerics import Array, softmax
 
 
 class State(Protocol):

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from untorch.errors import InputError
 from untorch.generation.config import GenerationConfig
+from untorch.numerics import Array
 
 if TYPE_CHECKING:
     from untorch.tokenizer import Tokenizer
-
-Array = NDArray[Any]
 
 
 class Stopping:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from untorch.errors import InputError
+from untorch.numerics import Array
 
 if TYPE_CHECKING:
     from untorch.tokenizer import Tokenizer
-
-Array = NDArray[Any]
 
 
 class Streamer(Protocol):

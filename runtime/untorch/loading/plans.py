@@ -10,15 +10,14 @@ import json
 import logging
 import os
 import platform
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from untorch.bundle.folder import Bundle, digest
-from untorch.bundle.manifest import KERNELS, MANIFEST
-from untorch.errors import BundleError, FormatError
+from untorch.bundle.manifest import MANIFEST
+from untorch.errors import BundleError, DeviceError, FormatError, UntorchError
 from untorch.ort import kernels
-from untorch.ort.devices import installed_wheels, usable_cores
+from untorch.ort.devices import Device, installed_wheels, usable_cores
 
 logger = logging.getLogger(__name__)
 
@@ -42,24 +41,23 @@ class Plan(NamedTuple):
         try:
             plan = cls(
                 precision=str(data["precision"]),
-                device=str(data["device"]),
+                device=str(Device(data["device"])),
                 threads=int(data["threads"]),
                 callers=int(data["callers"]),
                 max_tokens=int(data["max_tokens"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise FormatError(f"this is no plan: {type(error).__name__}: {error}") from error
+        except (KeyError, TypeError, ValueError, AttributeError, DeviceError) as error:
+            raise FormatError(f"this is not a plan: {type(error).__name__}: {error}") from error
         if min(plan.threads, plan.callers, plan.max_tokens) < 1:
-            raise FormatError("this is no plan: threads, callers and max_tokens are numbers from 1")
+            raise FormatError("this is not a plan: threads, callers and max_tokens are numbers from 1")
         return plan
 
 
-def remembered(bundle: Bundle, outputs: Iterable[str]) -> Plan | None:
-    """The plan that was remembered for this bundle on this machine, if there is one that still holds.
+def recall(bundle: Bundle) -> Plan | None:
+    """The plan that was remembered for this bundle on this machine.
 
-    It holds while the bundle's manifest, the processor, the usable cores, ONNX Runtime and untorch-kernels are what
-    they were, and its variant is there, inside its gate, and has these `outputs`. A file that cannot be read is as good
-    as none, and logged.
+    It is one for the same manifest, processor, usable cores, ONNX Runtime and untorch-kernels; None where there is
+    none. A file that cannot be read is as good as none, and logged.
     """
     if not bundle.verified:
         return None
@@ -69,22 +67,18 @@ def remembered(bundle: Bundle, outputs: Iterable[str]) -> Plan | None:
         return None
     path = file_for(bundle)
     try:
-        plan = Plan.from_json(json.loads(path.read_bytes())["plan"])
+        return Plan.from_json(json.loads(path.read_bytes())["plan"])
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, FormatError) as error:
+    except (OSError, ValueError, KeyError, TypeError, UntorchError) as error:
         logger.warning("%s is not read: %s; run `untorch tune` again", path, error)
         return None
-    variant = bundle.variants.get(plan.precision)
-    if variant is None or not (variant.trusted and variant.gives(outputs)):
-        return None
-    return None if plan.precision.endswith(KERNELS) and not kernels.usable() else plan
 
 
 def remember(bundle: Bundle, plan: Plan, measured: dict[str, Any]) -> Path:
     """Write the plan, and beside it what was measured. Returns the file, which appears whole or not at all.
 
-    Raises BundleError for a folder without a manifest: nothing would tell its next content from this one.
+    Raises BundleError for a folder without a manifest: a plan is found by the manifest's digest.
     """
     if not bundle.verified:
         raise BundleError(f"{bundle.path} has no manifest, so a plan for it could not be told from one for other files")

@@ -1,68 +1,78 @@
-"""From a bundle to a running session: which variant, is it what it says, open it."""
+"""From a bundle to running sessions: each graph is checked to be what the manifest says, and opened."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
 from untorch.background import BackgroundTask
 from untorch.bundle import inspection
 from untorch.bundle.folder import Bundle
-from untorch.bundle.manifest import KERNELS, PACKED, GraphFile, Variant, preferred
+from untorch.bundle.manifest import GraphFile, Variant
+from untorch.bundle.precisions import Operators
 from untorch.errors import DeviceError, IntegrityError, TaskError
+from untorch.loading.choice import LoadRequest, choose, planned, role_for, roles
+from untorch.loading.plans import Plan
 from untorch.ort import kernels
 from untorch.ort.cuda import buckets
+from untorch.ort.devices import Device
 from untorch.ort.providers import announce, on_cpu, resolve_device
 from untorch.ort.session import Session
 
 
-def choose_variant(bundle: Bundle, precision: str, outputs: Sequence[str] = (), device: str = "cpu") -> Variant:
-    """The variant that `precision` stands for; `auto` is the device's preferred one that has `outputs`."""
-    if precision != "auto":
-        return bundle.variant(precision)
-    return preferred(bundle.variants, outputs, device, kernels.preferred)
+@dataclass(frozen=True)
+class OpenModel:
+    """A variant's running sessions, one a role, the first of which was asked for first.
 
-
-def unavailable(bundle: Bundle, device: str) -> dict[str, str]:
-    """The variants of a bundle that cannot run on `device` here, by precision, and why."""
-    found = {}
-    for precision, variant in bundle.variants.items():
-        if not variant.roles_on(device):
-            found[precision] = f"it has operators that {device} has not"
-        elif precision.endswith(KERNELS) and (problem := kernels.problem()):
-            found[precision] = str(problem)
-    return found
-
-
-def open_model(
-    bundle: Bundle,
-    precision: str,
-    outputs: Sequence[str],
-    *,
-    device: str,
-    threads: int | None,
-    roles: Sequence[str] = (),
-    background: BackgroundTask[Any] | None = None,
-) -> tuple[Variant, list[Session]]:
-    """The variant that `precision` stands for on `device`, and sessions of its `roles` (default: what gives `outputs`).
-
-    With the device `auto`, a card that turns out not to run the graphs is left for the CPU, and the log says why.
-    What is to go on `background` begins with the first session. Raises what `open_session` raises.
+    `packed` is the session of a variant without padding, where that was asked for; `sessions` are then those of the
+    variant that it stands beside. `plan` is the remembered plan that was followed.
     """
-    taken = resolve_device(device)
+
+    variant: Variant
+    sessions: tuple[Session, ...]
+    packed: Session | None = None
+    plan: Plan | None = None
+
+
+def open_model(bundle: Bundle, request: LoadRequest, outputs: Sequence[str], asked: Sequence[str] = ()) -> OpenModel:
+    """Open the variant that answers the request: the graphs of the roles `asked` (default: what gives `outputs`).
+
+    With the device `auto`, a GPU that turns out not to run the graphs is left for the CPU, and the log says why. Raises
+    what `open_session` raises, and BundleError for a precision that is not there.
+    """
+    request, plan = planned(bundle, request, outputs)
+    device = resolve_device(request.device)
     while True:
-        variant = choose_variant(bundle, precision, outputs, taken)
         try:
-            return variant, [
-                open_session(bundle, variant, role, device=taken, threads=threads, background=background)
-                for role in roles or (variant.role_for(outputs, taken),)
-            ]
+            return _open_on(bundle, request, outputs, asked, device, plan)
         except DeviceError as error:
-            if device != "auto" or taken == "cpu":
+            if not request.any_device or device.is_cpu:
                 raise
-            taken = on_cpu(error)
-            announce(taken)
+            device = on_cpu(error)
+            announce(device)
+
+
+def _open_on(
+    bundle: Bundle,
+    request: LoadRequest,
+    outputs: Sequence[str],
+    asked: Sequence[str],
+    device: Device,
+    plan: Plan | None,
+) -> OpenModel:
+    def opened(variant: Variant) -> tuple[Session, ...]:
+        return tuple(
+            open_session(bundle, variant, role, device=device, threads=request.threads, background=request.background)
+            for role in asked or (role_for(variant, outputs, device),)
+        )
+
+    variant = choose(bundle.variants, request.precision, outputs, device, bundle.path)
+    sessions = opened(variant)
+    if variant.operators is not Operators.PACKED:
+        return OpenModel(variant, sessions, plan=plan)
+    return OpenModel(variant, opened(bundle.variant(variant.base)), packed=sessions[0], plan=plan)
 
 
 def open_session(
@@ -70,13 +80,13 @@ def open_session(
     variant: Variant,
     role: str,
     *,
-    device: str,
+    device: Device,
     threads: int | None,
     background: BackgroundTask[Any] | None = None,
 ) -> Session:
     """Open one graph of a variant, checked first: its digests, and what it declares.
 
-    ONNX Runtime leaves the interpreter free while it opens a graph; what is to go on `background` begins then.
+    ONNX Runtime leaves the interpreter free while it opens a graph; the `background` task begins then.
 
     Raises TaskError if there is no such graph, DeviceError for one that the device cannot run, DependencyError for one
     whose operators are not installed, IntegrityError or FormatError for one that is not what the manifest says or that
@@ -84,23 +94,46 @@ def open_session(
     """
     if role not in variant.graphs:
         raise TaskError(f"{bundle.path} holds {' and '.join(variant.graphs)} graphs and no {role} graph")
-    if role not in variant.roles_on(device):
-        able = [name for name, other in bundle.variants.items() if role in other.roles_on(device)]
+    if role not in roles(variant, device):
+        able = [name for name, other in bundle.variants.items() if role in roles(other, device)]
         raise DeviceError(
             f"the {variant.precision} variant of {bundle.path} has operators that {device} has not. "
             f"On {device} this bundle can run {', '.join(able) or 'nothing; export it again with --precision fp32'}"
         )
-    own_operators = variant.precision.endswith(KERNELS)
+    own_operators = variant.operators is Operators.KERNELS
     if own_operators:
         kernels.require()
     graph = variant.graphs[role]
-    before = bundle.identities(graph.files)
-    # The graph file decides what ONNX Runtime parses, so it is checked before; the weights, which are only mapped
-    # then, are read for their digest while the session is built.
-    bundle.check(["config.json", graph.file])
-    path = bundle.file(graph.file)
+    # What is hashed and inspected must be what ONNX Runtime opens.
+    with bundle.held(graph.files):
+        # The graph file decides what ONNX Runtime parses, so it is checked before; the weights, which are only mapped
+        # then, are read for their digest while the session is built.
+        bundle.check(["config.json", graph.file])
+        _inspect(bundle, graph, own_operators=own_operators)
+        weights = BackgroundTask(lambda: _check_weights(bundle, graph))
+        weights.begin()
+        if background is not None:
+            background.begin()
+        session = Session(
+            bundle.file(graph.file),
+            device=device,
+            threads=threads,
+            optimized=graph.optimized,
+            # A packed graph's number of tokens is known only as it runs, and a model that generates keeps its values
+            # on the GPU, at another address at every run: neither can be captured.
+            capturable=role in ("model", "head")
+            and buckets.is_bounded(graph.inputs)
+            and variant.operators is not Operators.PACKED,
+            kernels=own_operators,
+        )
+        weights.result()
+    return session
+
+
+def _inspect(bundle: Bundle, graph: GraphFile, *, own_operators: bool) -> None:
+    """Refuse a graph file that is not what the manifest says, or that reads outside the bundle."""
     locations = inspection.check(
-        path,
+        bundle.file(graph.file),
         files=[PurePosixPath(name).name for name in graph.data] if bundle.verified else None,
         inputs=[tensor.name for tensor in graph.inputs],
         outputs=[tensor.name for tensor in graph.outputs],
@@ -108,27 +141,6 @@ def open_session(
     )
     for location in locations:
         bundle.file(str(PurePosixPath(graph.file).with_name(location)))
-    weights = BackgroundTask(lambda: _check_weights(bundle, graph))
-    weights.begin()
-    if background is not None:
-        background.begin()
-    session = Session(
-        path,
-        device=device,
-        threads=threads,
-        optimized=graph.optimized,
-        # How many tokens are left without padding is known only as it runs. What generates keeps its values on the
-        # card, in other places at every run.
-        capturable=role in ("model", "head")
-        and buckets.is_bounded(graph.inputs)
-        and not variant.precision.endswith(PACKED),
-        kernels=own_operators,
-    )
-    weights.result()
-    # What was hashed and inspected must be what ONNX Runtime opened.
-    if bundle.identities(graph.files) != before:
-        raise IntegrityError(f"{path} or its weights changed while they were loaded; load the bundle again")
-    return session
 
 
 def _check_weights(bundle: Bundle, graph: GraphFile) -> None:

@@ -1,29 +1,31 @@
-"""Names to arrays to outputs. Checks ranks, dtypes, lengths and ids before ONNX Runtime can fail obscurely."""
+"""Names to arrays to outputs: the base of all model classes, and the road by which each of them is loaded."""
 
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from untorch.background import BackgroundTask
 from untorch.batching import MAX_TOKENS
+from untorch.bundle.arguments import refuse_others, take_source
 from untorch.bundle.config import ModelConfig
 from untorch.bundle.folder import Bundle
-from untorch.bundle.manifest import PACKED, Variant
 from untorch.errors import FormatError, InputError, SequenceTooLongError, TaskError
-from untorch.loading.plans import Plan, remembered
-from untorch.loading.sessions import open_model, open_session
+from untorch.loading.choice import LoadRequest
+from untorch.loading.plans import Plan
+from untorch.loading.sessions import OpenModel, open_model
+from untorch.model import inputs as arguments
 from untorch.model.outputs import BaseModelOutput, ModelOutput
+from untorch.numerics import Array, Tensor
 from untorch.ort.cuda import packing
-from untorch.ort.providers import resolve_device
+from untorch.ort.devices import Device
 from untorch.ort.session import Session
 
-Array = NDArray[Any]
+# What `from_pretrained` takes of its own, besides where files come from.
+_OWN = ("device", "precision", "threads")
 
 
 class AutoModel:
@@ -37,126 +39,126 @@ class AutoModel:
     head: ClassVar[str] = "token states"
     # Tasks whose bundles have this head; empty where any bundle may. Heads share output names, so names do not tell.
     tasks: ClassVar[tuple[str, ...]] = ()
+    # Roles of the graphs that are opened; empty: the one graph that gives the outputs.
+    roles: ClassVar[tuple[str, ...]] = ()
     # Axes of input_ids and of the outputs: (batch, sequence) and, for token states, (batch, sequence, hidden).
     input_rank: ClassVar[int] = 2
     output_rank: ClassVar[int] = 3
     # How many leading axes the outputs share with input_ids.
     shared_axes: ClassVar[int] = 2
 
-    def __init__(self, bundle: Bundle, session: Session, variant: Variant, config: ModelConfig) -> None:
+    def __init__(self, bundle: Bundle, opened: OpenModel, config: ModelConfig) -> None:
         self.bundle = bundle
-        self.session = session
-        # The same model without padding in its layers, for batches that have much of it; on a card only.
-        self.packed: Session | None = None
-        self.precision = variant.precision
+        # The graph that gives the outputs; an encoder's comes before it.
+        self.session = opened.sessions[-1]
+        # The same model without padding in its layers, for batches that have much of it; on a GPU only.
+        self.packed: Session | None = opened.packed
+        self.precision = opened.variant.precision
         self.config = config
         # How batches share the cores, where `untorch tune` has found it out.
-        self.plan: Plan | None = None
-        self.input_names = tuple(tensor.name for tensor in session.inputs)
+        self.plan: Plan | None = opened.plan
+        self.input_names = tuple(tensor.name for tensor in self.session.inputs)
+        # What a copy, or a process that unpickles the model, asks for when it loads the bundle.
+        self._request = LoadRequest()
 
     @classmethod
     def from_pretrained(
         cls,
-        checkpoint: str | os.PathLike[str],
+        pretrained_model_name_or_path: str | os.PathLike[str],
         *,
-        device: str = "auto",
+        device: Any = "auto",
         precision: str = "auto",
-        revision: str | None = None,
         threads: int | None = None,
+        **others: Any,
     ) -> Self:
         """Load a bundle: a folder, an installed model package's name, or a Hub id.
 
-        `precision="auto"` takes int8 on the CPU and fp16 on a card where its parity gate was passed, else fp32; before
+        `device` is `auto` (or None), `cpu` (or -1), `cuda`, `cuda:N` (or N), `openvino`, or a torch.device.
+        `precision="auto"` takes int8 on the CPU and fp16 on a GPU where its parity gate was passed, else fp32; before
         int8 int8_kernels, where untorch-kernels is installed and the faster choice for the processor. Where
         `untorch tune` has remembered a plan and nothing here asks for something else, the plan is taken. Digests are
-        compared with the manifest's while ONNX Runtime opens the graph. Raises BundleError, TaskError (the bundle has
-        no such head) or DeviceError.
-        """
-        from untorch.bundle.hub import resolve
+        compared with the manifest's while ONNX Runtime opens the graph.
 
-        return cls.from_bundle(
-            Bundle(resolve(checkpoint, revision=revision, precision=precision, device=device)),
-            device=device,
-            precision=precision,
-            threads=threads,
-        )
+        `revision`, `subfolder`, `token`, `cache_dir`, `local_files_only` and `force_download` say where files come
+        from, as in transformers. Of its other arguments, those that change nothing here are accepted
+        (`trust_remote_code`, `use_safetensors`, `attn_implementation`, …), and those that would are refused by name
+        (`torch_dtype`, `device_map`, …). Raises BundleError, TaskError (the bundle has no such head), DeviceError, or
+        InputError for an argument that is not taken.
+        """
+        from untorch.bundle.hub import open_bundle
+
+        source = take_source(others)
+        refuse_others(others, _OWN, f"{cls.__name__}.from_pretrained")
+        request = LoadRequest(device, precision, threads)
+        return cls.load(open_bundle(pretrained_model_name_or_path, select=request.files, **source), request)
 
     @classmethod
     def from_bundle(
-        cls, bundle: Bundle, *, device: str = "auto", precision: str = "auto", threads: int | None = None
+        cls, bundle: Bundle, *, device: Any = "auto", precision: str = "auto", threads: int | None = None
     ) -> Self:
         """Load an opened bundle; see `from_pretrained`."""
-        return cls._from_bundle(bundle, device, precision, threads)
+        return cls.load(bundle, LoadRequest(device, precision, threads))
 
     @classmethod
-    def _from_bundle(
-        cls,
-        bundle: Bundle,
-        device: str,
-        precision: str,
-        threads: int | None,
-        background: BackgroundTask[Any] | None = None,
-    ) -> Self:
-        """The same for a caller that has something to go on `background`, which begins when that gains something."""
-        untold = (device, precision, threads) == ("auto", "auto", None)
-        plan = remembered(bundle, cls.output_names) if untold else None
-        if plan is not None and plan.device not in ("cpu", "openvino", resolve_device("auto")):
-            plan = None  # the card that it was made on is not here today
-        if plan is not None:
-            device, precision, threads = plan.device, plan.precision, plan.threads
-        variant, [session] = open_model(
-            bundle, precision, cls.output_names, device=device, threads=threads, background=background
-        )
-        outputs = {tensor.name: len(tensor.axes) for tensor in session.outputs}
+    def load(cls, bundle: Bundle, request: LoadRequest) -> Self:
+        """Load an opened bundle as a request says; see `from_pretrained`."""
         other_task = cls.tasks and bundle.task and bundle.task not in cls.tasks
-        if other_task or any(outputs.get(name) != cls.output_rank for name in cls.output_names):
-            raise TaskError(
-                f"{bundle.path} {f'was exported for {bundle.task} and ' if bundle.task else ''}gives "
-                f"{', '.join(outputs)}; {cls.__name__} needs {cls.head} ({', '.join(cls.output_names)}). "
-                "Export the checkpoint with a task that has this head"
-            )
+        if other_task:
+            raise cls._wrong_head(bundle, ())
+        opened = open_model(bundle, request, cls.output_names, cls.roles)
+        session = opened.sessions[-1]
+        axes = {tensor.name: len(tensor.axes) for tensor in session.outputs}
+        if any(axes.get(name) != cls.output_rank for name in cls.output_names):
+            raise cls._wrong_head(bundle, session.outputs)
         strange = [f"{tensor.name}: {tensor.dtype}" for tensor in session.inputs if "(" in tensor.dtype]
         if strange or all(tensor.name != "input_ids" for tensor in session.inputs):
             raise FormatError(
                 f"{bundle.path}: the graph takes {', '.join(strange) or 'no input_ids'}; it reads no tokens"
             )
-        packed = None
-        if variant.precision.endswith(PACKED):
-            plain = bundle.variant(variant.precision.removesuffix(PACKED))
-            role = plain.role_for(cls.output_names, session.device)
-            packed, session = session, open_session(bundle, plain, role, device=session.device, threads=threads)
         with bundle.held():
-            config = ModelConfig.load(bundle.path)
-            model = cls(bundle, session, variant, config)
-        model.packed, model.plan = packed, plan
-        session.capture(config.max_sequence_length, {"input_ids": config.get("pad_token_id") or 0})
+            model = cls(bundle, opened, ModelConfig.load(bundle.path))
+        model._request = request
+        session.capture(model.max_sequence_length, {"input_ids": model.config.get("pad_token_id") or 0})
         return model
 
+    @classmethod
+    def _wrong_head(cls, bundle: Bundle, outputs: tuple[Tensor, ...]) -> TaskError:
+        facts = [f"was exported for {bundle.task}"] if bundle.task else []
+        facts += [f"gives {', '.join(tensor.name for tensor in outputs)}"] if outputs else []
+        return TaskError(
+            f"{bundle.path} {' and '.join(facts)}; {cls.__name__} needs {cls.head} ({', '.join(cls.output_names)}). "
+            "Export the checkpoint with a task that has this head"
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy, or what another process unpickles, is loaded from where this one came from.
+        return type(self).load, (self.bundle, self._request)
+
     @property
-    def device(self) -> str:
+    def device(self) -> Device:
         """Where the model runs: `cpu`, `cuda:N` or `openvino`. Its `reason` says why it was taken."""
         return self.session.device
 
     def warmup(self) -> None:
-        """Do now what the first calls would: allocate, and on a card capture the CUDA graphs of small batches."""
+        """Do now what the first calls would: allocate, and on a GPU capture the CUDA graphs of small batches."""
         self.session.warmup(self.output_names)
 
     @property
     def callers(self) -> int:
-        """How many batches are best run at once: on a CPU one for two threads, on a card one after the other.
+        """How many batches are best run at once: on a CPU one for every two threads, on a GPU one after the other.
 
         More of them would take the cores from each other's threads, which stay awake between two operators.
         """
         if self.plan is not None:
             return self.plan.callers
-        return max(1, self.session.threads // 2) if self.device == "cpu" else 1
+        return max(1, self.session.threads // 2) if self.device.is_cpu else 1
 
     @property
     def max_batch_tokens(self) -> int:
         """Most tokens of a batch, padding counted, where no batch size is given."""
         if self.plan is not None:
             return self.plan.max_tokens
-        return MAX_TOKENS[self.device.partition(":")[0]]
+        return MAX_TOKENS[self.device.kind]
 
     @property
     def max_sequence_length(self) -> int | None:
@@ -168,17 +170,20 @@ class AutoModel:
         input_ids: ArrayLike | None = None,
         attention_mask: ArrayLike | None = None,
         token_type_ids: ArrayLike | None = None,
-        **inputs: ArrayLike,
+        **inputs: Any,
     ) -> ModelOutput:
         """Run a batch: `input_ids` (batch, sequence), masks of the same shape. Returns this head's named outputs.
 
-        Left out, the attention mask is ones and the token types zeros. Inputs that the graph does not have are
-        ignored. Raises InputError for a missing batch axis, ragged rows, wrong dtypes or shapes and ids outside the
-        vocabulary, SequenceTooLongError for rows over the model's limit.
+        Left out, the attention mask is ones and the token types zeros. `inputs` are the graph's other inputs
+        (`position_ids`, …), and what a tokenizer returns besides, which is not read. `return_dict=False` gives a plain
+        tuple. Raises InputError for any other argument, by name, and for a missing batch axis, ragged rows, wrong
+        dtypes or shapes and ids outside the vocabulary; SequenceTooLongError for rows over the model's limit.
         """
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids, **inputs}
-        feeds = self._check({name: value for name, value in given.items() if value is not None})
-        return self.output_class(zip(self.output_names, AutoModel.forward(self, feeds), strict=True))
+        arguments.refuse_unknown(type(self).__name__, inputs, self.input_names)
+        feeds = self._feeds({name: value for name, value in given.items() if value is not None})
+        outputs = self.output_class(zip(self.output_names, AutoModel.forward(self, feeds), strict=True))
+        return as_asked(outputs, inputs)
 
     def forward(self, feeds: Mapping[str, Array]) -> list[Array]:
         """Run arrays that are known to be good, in the graph's own dtypes; this head's outputs in order.
@@ -210,20 +215,20 @@ class AutoModel:
                 "or split it into windows (return_overflowing_tokens=True with a stride)"
             )
 
-    def _check(self, given: Mapping[str, ArrayLike]) -> dict[str, Array]:
-        if "input_ids" not in given:
-            raise InputError("input_ids are missing; pass the tokenizer's output: model(**tokenizer(texts, …))")
-        ids = self._integers("input_ids", given["input_ids"])
-        self._check_ids(ids)
+    def _feeds(self, given: Mapping[str, Any]) -> dict[str, Array]:
+        """The graph's inputs, checked and in its types."""
+        ids = self._ids(given.get("input_ids"))
         feeds = {}
         for tensor in self.session.inputs:
             name = tensor.name
-            if name in given:
-                array = ids if name == "input_ids" else self._integers(name, given[name])
-                if array.shape != ids.shape:
-                    raise InputError(f"{name} has shape {array.shape} and input_ids {ids.shape}; they must be equal")
+            if name == "input_ids":
+                array = ids
+            elif name == "position_ids" and name in given:
+                array = positions(given[name], ids)
+            elif name in given:
+                array = arguments.same_shape(name, given[name], ids)
             elif name == "attention_mask":
-                self._warn_of_padding(ids)
+                arguments.warn_of_padding(ids, self.config.get("pad_token_id"), stacklevel=3)
                 array = np.ones_like(ids)
             elif name == "token_type_ids":
                 array = np.zeros_like(ids)
@@ -234,43 +239,24 @@ class AutoModel:
             feeds[name] = np.ascontiguousarray(array, dtype=tensor.dtype)
         return feeds
 
-    def _integers(self, name: str, value: ArrayLike) -> Array:
-        try:
-            array = np.asarray(value)
-        except ValueError:
-            raise InputError(
-                f"{name} is ragged: its rows have different lengths. Pad them: "
-                "tokenizer(texts, padding=True) or tokenizer.pad(…)"
-            ) from None
-        if array.ndim == self.input_rank - 1 and array.dtype.kind in "iu":
-            raise InputError(
-                f"{name} has shape {array.shape}: the batch axis is missing. Pass a batch of one: model([ids])"
-            )
-        if array.dtype.kind not in "iub":
-            if array.size == 0:
-                raise InputError(f"{name} has shape {array.shape}: there is no token in it to run")
-            raise InputError(f"{name} holds {array.dtype}, not whole numbers; pass the tokenizer's ids, not its tokens")
-        if array.ndim != self.input_rank:
-            raise InputError(f"{name} has {array.ndim} axes {array.shape}; the model takes {self.input_rank}")
-        return array
-
-    def _check_ids(self, ids: Array) -> None:
-        if ids.size == 0:
-            raise InputError(f"input_ids has shape {ids.shape}: there is no token in it to run")
+    def _ids(self, value: ArrayLike | None, name: str = "input_ids") -> Array:
+        """The argument of that name as ids that the model can read. Raises InputError or SequenceTooLongError."""
+        ids = arguments.whole_numbers(name, arguments.require_ids(value), self.input_rank)
+        arguments.check_ids(ids, self.config.get("vocab_size"))
         self.check_length(ids.shape[-1])
-        size = self.config.get("vocab_size")
-        low, high = int(ids.min()), int(ids.max())
-        if low < 0 or (size is not None and high >= size):
-            raise InputError(
-                f"input_ids holds {low if low < 0 else high}, outside the model's vocabulary of {size} tokens. "
-                "Is this the model's own tokenizer?"
-            )
+        return ids
 
-    def _warn_of_padding(self, ids: Array) -> None:
-        pad = self.config.get("pad_token_id")
-        if pad is not None and (ids[..., -1] == pad).any():
-            warnings.warn(
-                f"no attention_mask was given and there are padding ids ({pad}) in input_ids: padding counts as text "
-                "and changes the answer. Pass attention_mask",
-                stacklevel=4,
-            )
+
+def positions(value: Any, ids: Array) -> Array:
+    """`position_ids` (batch, sequence), of which one row may stand for all, as in transformers."""
+    array = arguments.whole_numbers("position_ids", value, ids.ndim)
+    if array.shape == (1, *ids.shape[1:]):
+        return np.broadcast_to(array, ids.shape)
+    return arguments.same_shape("position_ids", array, ids)
+
+
+def as_asked(outputs: ModelOutput, inputs: Mapping[str, Any]) -> ModelOutput:
+    """The outputs, or with `return_dict=False` a tuple of them."""
+    if inputs.get("return_dict") is False:
+        return outputs.to_tuple()  # type: ignore[return-value]  # as transformers does; typed calls leave it out
+    return outputs

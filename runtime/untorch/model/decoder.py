@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from untorch.errors import TaskError
-from untorch.ort.session import Session, Value
-
-Array = NDArray[Any]
+from untorch.numerics import Array
+from untorch.ort.executor import Value
+from untorch.ort.session import Session
 
 _PAST, _PRESENT = "past_key_values.", "present."
 # The keys and values of the encoder's states: made by the first step, the same ever after.

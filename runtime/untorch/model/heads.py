@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from untorch.model.base import Array, AutoModel
+from untorch.model.base import AutoModel
 from untorch.model.outputs import (
     MaskedLMOutput,
     MultipleChoiceModelOutput,
@@ -12,6 +12,7 @@ from untorch.model.outputs import (
     SequenceClassifierOutput,
     TokenClassifierOutput,
 )
+from untorch.numerics import Array
 
 
 class AutoModelForSequenceClassification(AutoModel):

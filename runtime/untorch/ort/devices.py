@@ -1,4 +1,4 @@
-"""What this machine offers: usable cores, and the installed ONNX Runtime."""
+"""Devices by name, and what this machine offers: usable cores, and the installed ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -8,8 +8,71 @@ import importlib.util
 import os
 from pathlib import Path
 from types import ModuleType
+from typing import Literal
 
-from untorch.errors import DependencyError
+from untorch.errors import DependencyError, DeviceError
+
+Kind = Literal["cpu", "cuda", "openvino"]
+
+AUTO = "auto"
+
+
+class Device(str):
+    """A device that graphs run on: `cpu`, `cuda:N` or `openvino`. It prints and compares as that name.
+
+    `kind` is the name without a number, `index` the number (0 where there is only one), `reason` why it was taken.
+    `cuda` means `cuda:0`. Raises DeviceError for other names.
+    """
+
+    kind: Kind
+    index: int  # type: ignore[assignment]  # as torch.device has it, in the place of str.index
+    reason: str
+
+    def __new__(cls, name: str, reason: str = "it was asked for") -> Device:
+        """Read a name."""
+        kind, colon, number = name.partition(":")
+        # torch names the CPU `cpu:0`, too.
+        known = kind == "cuda" or name in ("cpu", "cpu:0", "openvino")
+        if not known or bool(colon) != number.isdecimal():
+            raise DeviceError(f"unknown device {name!r}; choose auto, cpu, cuda, cuda:N or openvino")
+        device = super().__new__(cls, f"cuda:{int(number or 0)}" if kind == "cuda" else kind)
+        device.kind = kind  # type: ignore[assignment]  # one of the three, as was looked up
+        device.index = int(number or 0)
+        device.reason = reason
+        return device
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether it is the CPU, by ONNX Runtime's own provider."""
+        return self.kind == "cpu"
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether it is an NVIDIA GPU."""
+        return self.kind == "cuda"
+
+    @property
+    def is_openvino(self) -> bool:
+        """Whether OpenVINO runs the graphs, on whatever device it offers."""
+        return self.kind == "openvino"
+
+    @property
+    def memory(self) -> tuple[str, int]:
+        """Where its values lie, as ONNX Runtime names it; OpenVINO's lie in the CPU's memory."""
+        return ("cuda", self.index) if self.is_gpu else ("cpu", 0)
+
+
+def spelled(device: object) -> str:
+    """The name that a `device` argument stands for, in transformers' spellings too.
+
+    None is `auto`, -1 the CPU, another number a GPU (`1` -> `cuda:1`); a torch.device is what it prints as.
+    """
+    if device is None:
+        return AUTO
+    if isinstance(device, int) and not isinstance(device, bool):
+        return "cpu" if device < 0 else f"cuda:{device}"
+    return str(device)
+
 
 # Distributions that all install the one module `onnxruntime`.
 _WHEELS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-rocm")

@@ -12,7 +12,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from untorch.errors import DependencyError, DeviceError, UntorchError
+from untorch.errors import DependencyError, DeviceError, UntorchError, first_line
 
 logger = logging.getLogger("untorch")
 
@@ -100,9 +100,9 @@ def register(options: Any) -> None:
 
 
 def _broken(error: Exception) -> DependencyError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return DependencyError(
-        f"the library of {PACKAGE} {version()} cannot be loaded: {reason}. Run: pip install --force-reinstall {PACKAGE}"
+        f"the library of {PACKAGE} {version()} cannot be loaded: {first_line(error)}. "
+        f"Run: pip install --force-reinstall {PACKAGE}"
     )
 
 

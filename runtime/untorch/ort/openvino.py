@@ -7,7 +7,7 @@ import threading
 from importlib import import_module
 from typing import Any
 
-from untorch.errors import DependencyError, DeviceError
+from untorch.errors import DependencyError, DeviceError, first_line
 from untorch.ort.devices import onnxruntime
 
 PROVIDER = "OpenVINOExecutionProvider"
@@ -53,7 +53,7 @@ def _register() -> str:
     except Exception as error:  # ONNX Runtime's errors have no common base below Exception
         raise DependencyError(
             f"OpenVINO's plugin cannot be loaded into onnxruntime {ort.__version__}: "
-            f"{str(error).strip().splitlines()[0]}. Run: pip install --upgrade 'untorch[openvino]'"
+            f"{first_line(error)}. Run: pip install --upgrade 'untorch[openvino]'"
         ) from error
     from importlib.metadata import version  # costs more than all the rest of a start
 

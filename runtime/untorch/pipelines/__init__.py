@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from untorch.background import BackgroundTask
 from untorch.bundle.folder import Bundle
-from untorch.bundle.hub import default_model, resolve
+from untorch.bundle.hub import default_model, open_bundle
 from untorch.errors import TaskError
+from untorch.loading.choice import LoadRequest
 from untorch.model.base import AutoModel
 
 if TYPE_CHECKING:
@@ -57,19 +59,16 @@ def pipeline(
     """
     if task is None and model is None:
         raise TaskError(f"name a task ({', '.join([*TASKS, *ALIASES])}) or a model")
-    if isinstance(device, int):
-        device = "cpu" if device < 0 else f"cuda:{device}"
     if task is not None:
         _canonical(task)
     if isinstance(model, AutoModel):
         bundle = model.bundle
     else:
-        folder = (
-            default_model(_canonical(str(task)))
-            if model is None
-            else resolve(model, revision=revision, precision=precision, device=device)
-        )
-        bundle = Bundle(folder)
+        request = LoadRequest(device, precision, threads)
+        if model is None:
+            bundle = Bundle(default_model(_canonical(str(task))))
+        else:
+            bundle = open_bundle(model, select=request.files, revision=revision)
     name = _canonical(task or bundle.task or _missing_task(bundle.path))
     module, class_name = TASKS[name]
     pipeline_class = getattr(import_module(f"untorch.pipelines.{module}"), class_name)
@@ -78,7 +77,7 @@ def pipeline(
     with bundle.held():
         reading = BackgroundTask(lambda: _tokenizer(tokenizer, bundle))
         if not isinstance(model, AutoModel):
-            model = pipeline_class.model_class._from_bundle(bundle, device, precision, threads, reading)
+            model = pipeline_class.model_class.load(bundle, replace(request, background=reading))
         read = reading.result()
         return pipeline_class(name, model, read, batch_size=batch_size, **arguments)  # type: ignore[no-any-return]
 

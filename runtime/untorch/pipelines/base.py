@@ -10,11 +10,12 @@ from types import GeneratorType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from untorch import batching
 from untorch.errors import InputError, SequenceTooLongError
 from untorch.model.base import AutoModel
+from untorch.numerics import Array
+from untorch.ort.devices import Device
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from untorch.tokenizer import Tokenizer
     from untorch.tokenizer.strategies import Truncation
 
-Array = NDArray[Any]
 
 # How many texts of a stream are tokenized, sorted and answered together.
 STREAM_WINDOW = 1024
@@ -59,14 +59,14 @@ class Pipeline:
         self.tokenizer = tokenizer
         self._batch_size = batch_size
         self._defaults = defaults
-        # A card leaves the processor's cores to what stands before it and behind it.
-        self._overlaps = self.overlapping and self.device.startswith("cuda")
+        # A GPU leaves the processor's cores free for the steps before and after the model.
+        self._overlaps = self.overlapping and self.device.is_gpu
         # The tokenizer takes all cores, so where windows are answered side by side, they take turns.
         self._turn: AbstractContextManager[Any] = threading.Lock() if self._overlaps else nullcontext()
         self._default_parameters = self._parameters(defaults)
 
     @property
-    def device(self) -> str:
+    def device(self) -> Device:
         """Where the model runs: `cpu`, `cuda:N` or `openvino`. Its `reason` says why it was taken."""
         return self.model.device
 

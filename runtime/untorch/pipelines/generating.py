@@ -7,19 +7,18 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from untorch.batching import windows
 from untorch.errors import InputError
 from untorch.generation import GenerationConfig
 from untorch.generation.config import DEFAULTS
 from untorch.model.generative import GenerativeModel
+from untorch.numerics import Array
 from untorch.pipelines.base import Pipeline
 
 if TYPE_CHECKING:
     from untorch.tokenizer import Tokenizer
 
-Array = NDArray[Any]
 
 # Arguments of `generate` that are no settings.
 _EXTRA = ("streamer", "generation_config", "seed")

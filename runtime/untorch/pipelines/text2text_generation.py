@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from untorch.errors import InputError
-from untorch.model.generative import AutoModelForSeq2SeqLM
+from untorch.model.seq2seq import AutoModelForSeq2SeqLM
 from untorch.pipelines.generating import GeneratingPipeline, Parameters
 from untorch.tokenizer import AutoTokenizer, Tokenizer
 

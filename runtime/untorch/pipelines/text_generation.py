@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from untorch.errors import InputError
-from untorch.model.generative import AutoModelForCausalLM
+from untorch.model.causal import AutoModelForCausalLM
 from untorch.pipelines.generating import GeneratingPipeline, Parameters
 
 Returned = Literal["full text", "new text", "ids"]

@@ -22,8 +22,8 @@ import numpy as np
 
 from untorch.bundle.config import ModelConfig
 from untorch.bundle.folder import Bundle
-from untorch.errors import InputError, TaskError
-from untorch.loading.sessions import unavailable
+from untorch.errors import InputError, TaskError, first_line
+from untorch.loading.choice import unavailable
 
 # Tasks that take plain texts, and the classes with which Optimum reads their graphs.
 _OPTIMUM_CLASSES = {
@@ -258,9 +258,8 @@ def main(arguments: Sequence[str]) -> None:
     try:
         found = _child(json.loads(arguments[0]))
     except Exception as error:  # whatever an engine raises is its result
-        lines = str(error).strip().splitlines() or [""]
         print("failed")
-        found = {"error": f"{type(error).__name__}: {lines[0]}"}
+        found = {"error": f"{type(error).__name__}: {first_line(error)}"}
     print(json.dumps(found), flush=True)
 
 

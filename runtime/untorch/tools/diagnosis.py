@@ -84,7 +84,7 @@ def _machine() -> dict[str, str]:
 
 
 def _cuda() -> dict[str, str]:
-    """Driver, CUDA, cuDNN and cards, or what keeps them from being used."""
+    """Driver, CUDA, cuDNN and GPUs, or what keeps them from being used."""
     facts = {"driver": libraries.driver_version() or "none is loaded"}
     try:
         facts["onnxruntime built for"] = f"CUDA {getattr(onnxruntime(), 'cuda_version', '') or 'none'}"
@@ -94,7 +94,7 @@ def _cuda() -> dict[str, str]:
     facts["driver"] = f"{found.driver}, up to CUDA {found.driver_cuda}"
     facts["CUDA runtime"] = found.runtime
     facts["cuDNN"] = found.cudnn
-    return facts | {f"cuda:{index}": name for index, name in enumerate(found.cards)}
+    return facts | {f"cuda:{index}": name for index, name in enumerate(found.gpus)}
 
 
 def _devices() -> dict[str, str]:

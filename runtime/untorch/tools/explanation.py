@@ -8,6 +8,7 @@ import numpy as np
 
 from untorch.bundle.config import ModelConfig
 from untorch.bundle.folder import Bundle
+from untorch.loading.choice import LoadRequest
 from untorch.loading.sessions import open_model
 from untorch.numerics import sigmoid, softmax
 from untorch.ort.cuda import packing
@@ -24,7 +25,8 @@ def explain(bundle: Bundle, text: str, *, device: str = "auto", precision: str =
     running raise.
     """  # noqa: D205
     wanted = ("last_hidden_state", "logits") if precision == "auto" else ()
-    variant, [session] = open_model(bundle, precision, wanted, device=device, threads=None, roles=("model",))
+    opened = open_model(bundle, LoadRequest(device, precision), wanted, ("model",))
+    [session] = opened.sessions
     with bundle.held():
         config = ModelConfig.load(bundle.path)
         tokenizer = Tokenizer.from_bundle(bundle)
@@ -38,7 +40,7 @@ def explain(bundle: Bundle, text: str, *, device: str = "auto", precision: str =
         "attention_mask": encoded["attention_mask"][0].tolist(),
         "outputs": [_summary(name, outputs[name]) for name in sorted(outputs, key="logits".__eq__)],
         "model": str(bundle.path),
-        "precision": variant.precision,
+        "precision": opened.variant.precision,
         "device": session.device,
     }
     logits = outputs.get("logits")

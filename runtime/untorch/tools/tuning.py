@@ -19,10 +19,10 @@ import numpy as np
 
 from untorch.bundle.config import ModelConfig
 from untorch.bundle.folder import Bundle
-from untorch.errors import DependencyError, DeviceError, TaskError, UntorchError
+from untorch.errors import DependencyError, DeviceError, TaskError, UntorchError, first_line
+from untorch.loading.choice import unavailable
 from untorch.loading.plans import Plan
-from untorch.loading.sessions import unavailable
-from untorch.ort.devices import usable_cores
+from untorch.ort.devices import Device, usable_cores
 from untorch.ort.providers import resolve_device
 from untorch.tools.benchmark import text_of
 
@@ -96,30 +96,31 @@ def _pools(bundle: Bundle) -> Iterator[Plan]:
             continue
         for device, not_here in devices.items():
             if precision not in not_here:
-                for threads in sorted({1, cores}, reverse=True) if device == "cpu" else (cores,):
-                    yield Plan(precision, device, threads, 1, _sizes(device)[0])
+                for threads in sorted({1, cores}, reverse=True) if device.is_cpu else (cores,):
+                    yield Plan(precision, str(device), threads, 1, _sizes(device)[0])
 
 
-def _devices() -> list[str]:
+def _devices() -> list[Device]:
     """The CPU, and what else works here."""
-    found = ["cpu"]
+    found = [Device("cpu")]
     for name in ("auto", "openvino"):
         try:
             found.append(resolve_device(name))
         except (DeviceError, DependencyError):
             continue
-    return list(dict.fromkeys(map(str, found)))
+    return list(dict.fromkeys(found))
 
 
-def _sizes(device: str) -> tuple[int, ...]:
-    return MAX_TOKENS["cuda" if device.startswith("cuda") else "cpu"]
+def _sizes(device: Device) -> tuple[int, ...]:
+    return MAX_TOKENS.get(device.kind, MAX_TOKENS["cpu"])
 
 
 def _batchings(pool: Plan) -> Iterator[Plan]:
     """The plans of one pool. Where operators have one thread each, only several batches at once use all cores."""
-    cores = 1 if pool.device.startswith("cuda") else usable_cores()
+    device = Device(pool.device)
+    cores = 1 if device.is_gpu else usable_cores()
     for callers in sorted({cores if pool.threads == 1 else 1, cores}):
-        for max_tokens in _sizes(pool.device):
+        for max_tokens in _sizes(device):
             yield pool._replace(callers=callers, max_tokens=max_tokens)
 
 
@@ -192,8 +193,7 @@ def main(argument: str) -> None:
     try:
         found = _child(Path(job["folder"]), job["task"], Plan.from_json(job["pool"]))
     except Exception as error:  # whatever goes wrong is the plan's result
-        lines = str(error).strip().splitlines() or [""]
-        found = {"error": f"{type(error).__name__}: {lines[0]}"}
+        found = {"error": f"{type(error).__name__}: {first_line(error)}"}
     print(json.dumps(found), flush=True)
 
 

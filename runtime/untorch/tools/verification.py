@@ -13,8 +13,10 @@ from untorch.bundle import golden
 from untorch.bundle.folder import GOLDEN, Bundle
 from untorch.bundle.manifest import Variant
 from untorch.errors import BundleError, FormatError
-from untorch.loading.sessions import open_session, unavailable
+from untorch.loading.choice import roles, unavailable
+from untorch.loading.sessions import open_session
 from untorch.ort.cuda import packing
+from untorch.ort.devices import Device
 from untorch.ort.providers import resolve_device
 from untorch.ort.session import Session
 
@@ -80,14 +82,14 @@ def verify(bundle: Bundle, *, device: str = "auto") -> Report:
     return Report(len(bundle.files), replays, unchecked)
 
 
-def _replay(bundle: Bundle, variant: Variant, cases: list[golden.Case], device: str) -> Replay:
+def _replay(bundle: Bundle, variant: Variant, cases: list[golden.Case], device: Device) -> Replay:
     try:
         tolerance = float(variant.parity["golden"]["tolerance"])
     except (KeyError, TypeError, ValueError) as error:
         raise FormatError(
             f"{bundle.path}: the {variant.precision} variant states no tolerance to replay under"
         ) from error
-    sessions = [open_session(bundle, variant, role, device=device, threads=None) for role in variant.roles_on(device)]
+    sessions = [open_session(bundle, variant, role, device=device, threads=None) for role in roles(variant, device)]
     worst, position = 0.0, "-"
     for index, case in enumerate(cases):
         for name, result in _results(bundle, sessions, case):

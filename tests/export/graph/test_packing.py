@@ -17,9 +17,11 @@ from onnx.reference.op_run import OpRun
 
 from helpers.fuzzing import cases
 from untorch import AutoModelForSequenceClassification, Bundle, pipeline
-from untorch.bundle.manifest import preferred
 from untorch.errors import DeviceError
+from untorch.loading.choice import preferred, role_for
+from untorch.loading.sessions import OpenModel
 from untorch.ort.cuda import packing
+from untorch.ort.devices import Device
 from untorch_export.errors import ExportError
 from untorch_export.export import export
 from untorch_export.graph.packing import pack
@@ -35,7 +37,7 @@ def test_what_removes_padding_is_not_vouched_for_without_a_card(bundle):
     assert variant.verdict == "unverified"
     assert "card" in variant.parity["gate"]["rule"]
     assert set(variant.graphs["model"].data) == set(bundle.variant("fp16").graphs["model"].data)
-    assert preferred(bundle.variants, device="cuda:0").precision != "fp16_packed"
+    assert preferred(bundle.variants, (), Device("cuda:0")).precision != "fp16_packed"
 
 
 def test_what_removes_padding_needs_a_card(bundle):
@@ -220,7 +222,9 @@ def test_a_packed_model_answers_as_the_plain_one(bundle, role, monkeypatch):
     in_numpy = session_in_numpy(bundle, role)
     variant = bundle.variant("fp16_packed")
     plain = AutoModelForSequenceClassification.from_bundle(bundle, precision="fp16", device="cpu")
-    monkeypatch.setattr("untorch.model.base.open_model", lambda *given, **named: (variant, [in_numpy]))
+    monkeypatch.setattr(
+        "untorch.model.base.open_model", lambda *_: OpenModel(variant, (plain.session,), packed=in_numpy)
+    )
     packed = AutoModelForSequenceClassification.from_bundle(bundle, precision="fp16_packed", device="cpu")
     assert packed.packed is in_numpy
     assert packed.input_names == plain.input_names
@@ -243,7 +247,7 @@ def test_a_packed_head_has_one_query_a_row_in_its_last_layer(bundle):
     assert (kinds["PackedMultiHeadAttention"], kinds["MultiHeadAttention"]) == (1, 1)
     # Keys and values go back to their rows; attention reads the mask there.
     assert "attention_mask" in {value.name for value in head.graph.input}
-    assert bundle.variant("fp16_packed").role_for(["logits"], "cuda:0") == "head"
+    assert role_for(bundle.variant("fp16_packed"), ["logits"], Device("cuda:0")) == "head"
 
 
 def test_verify_replays_what_removes_padding(bundle, in_numpy, monkeypatch):
@@ -253,7 +257,7 @@ def test_verify_replays_what_removes_padding(bundle, in_numpy, monkeypatch):
 
     monkeypatch.setattr(verification, "open_session", lambda *given, **named: in_numpy)
     stored = golden.load(bundle.file(GOLDEN))
-    replay = verification._replay(bundle, bundle.variant("fp16_packed"), stored, "cuda:0")
+    replay = verification._replay(bundle, bundle.variant("fp16_packed"), stored, Device("cuda:0"))
     # Numpy sums in half precision, a card in fp32, for which the tolerance is.
     assert replay.difference < 0.1
     assert replay.cases == len(stored) > 1

@@ -10,7 +10,8 @@ from onnx.reference import ReferenceEvaluator
 
 from helpers import architectures
 from untorch import Bundle, pipeline
-from untorch.bundle.manifest import preferred
+from untorch.loading.choice import preferred, role_for
+from untorch.ort.devices import Device
 from untorch.ort.session import Session
 from untorch_export.errors import ExportWarning
 from untorch_export.export import export
@@ -38,11 +39,11 @@ def test_fp16_passed_its_gate_and_says_where(bundle):
 
 
 def test_auto_takes_what_is_fast_on_the_device(bundle):
-    assert preferred(bundle.variants, device="cuda:0").precision == "fp16"
-    assert preferred(bundle.variants, device="cpu").precision == "fp32"
-    assert preferred(bundle.variants, device="openvino").precision == "fp32"
-    assert bundle.variant("fp32").role_for(["logits"], "openvino") == "model"
-    assert bundle.variant("fp32").role_for(["logits"], "cpu") == "head"
+    assert preferred(bundle.variants, (), Device("cuda:0")).precision == "fp16"
+    assert preferred(bundle.variants, (), Device("cpu")).precision == "fp32"
+    assert preferred(bundle.variants, (), Device("openvino")).precision == "fp32"
+    assert role_for(bundle.variant("fp32"), ["logits"], Device("openvino")) == "model"
+    assert role_for(bundle.variant("fp32"), ["logits"], Device("cpu")) == "head"
 
 
 def test_fp16_gives_fp32s_answers(bundle):

@@ -10,7 +10,8 @@ import torch
 
 from helpers.generators import CAUSAL, SEQ2SEQ
 from untorch import InputError, SequenceTooLongError, TaskError
-from untorch.model.generative import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from untorch.model.causal import AutoModelForCausalLM
+from untorch.model.seq2seq import AutoModelForSeq2SeqLM
 
 # transformers announces its defaults, and that it will change them.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

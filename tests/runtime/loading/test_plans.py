@@ -9,6 +9,7 @@ from untorch import BundleError
 from untorch.bundle.folder import Bundle
 from untorch.cli import main
 from untorch.loading import plans
+from untorch.loading.choice import remembered
 from untorch.loading.plans import Plan
 from untorch.model.base import AutoModel
 from untorch.pipelines import pipeline
@@ -58,11 +59,11 @@ def test_answers_do_not_depend_on_the_plan(bundle):
 
 def test_a_plan_belongs_to_a_bundle_a_processor_its_cores_and_an_onnxruntime(bundle, tmp_path, monkeypatch):
     plans.remember(bundle, PLAN, {})
-    assert plans.remembered(bundle, ["logits"]) == PLAN
+    assert remembered(bundle, ["logits"]) == PLAN
     changed = Bundle(shutil.copytree(bundle.path, tmp_path / "changed"))
     manifest = json.loads((changed.path / "untorch.json").read_text())
     (changed.path / "untorch.json").write_text(json.dumps({**manifest, "created": "another day"}))
-    assert plans.remembered(Bundle(changed.path), ["logits"]) is None
+    assert remembered(Bundle(changed.path), ["logits"]) is None
     for name, value in (
         ("_processor", lambda: "another"),
         ("usable_cores", lambda: 99),
@@ -70,20 +71,20 @@ def test_a_plan_belongs_to_a_bundle_a_processor_its_cores_and_an_onnxruntime(bun
     ):
         with monkeypatch.context() as patch:
             patch.setattr(plans, name, value)
-            assert plans.remembered(bundle, ["logits"]) is None
-    assert plans.remembered(bundle, ["logits"]) == PLAN
+            assert remembered(bundle, ["logits"]) is None
+    assert remembered(bundle, ["logits"]) == PLAN
 
 
 def test_a_plan_never_brings_a_variant_that_missed_its_gate_or_lacks_an_output(bundle):
     plans.remember(bundle, Plan("int8", "cpu", 1, 1, 96), {})
-    assert plans.remembered(bundle, ["logits"]) is not None
-    assert plans.remembered(bundle, ["start_logits"]) is None
+    assert remembered(bundle, ["logits"]) is not None
+    assert remembered(bundle, ["start_logits"]) is None
     manifest = json.loads((bundle.path / "untorch.json").read_text())
     manifest["variants"]["int8"]["verdict"] = "failed"
     (bundle.path / "untorch.json").write_text(json.dumps(manifest))
     failed = Bundle(bundle.path)
     plans.remember(failed, Plan("int8", "cpu", 1, 1, 96), {})
-    assert plans.remembered(failed, ["logits"]) is None
+    assert remembered(failed, ["logits"]) is None
 
 
 @pytest.mark.parametrize(
@@ -95,14 +96,14 @@ def test_a_plan_never_brings_a_variant_that_missed_its_gate_or_lacks_an_output(b
 def test_a_plan_that_cannot_be_read_is_said_and_left_aside(bundle, content, caplog):
     path = plans.remember(bundle, PLAN, {})
     path.write_text(content)
-    assert plans.remembered(bundle, ["logits"]) is None
+    assert remembered(bundle, ["logits"]) is None
     assert "untorch tune" in caplog.text
 
 
 def test_a_folder_without_a_manifest_has_no_plan(bundle):
     (bundle.path / "untorch.json").unlink()
     unverified = Bundle(bundle.path)
-    assert plans.remembered(unverified, ["logits"]) is None
+    assert remembered(unverified, ["logits"]) is None
     with pytest.raises(BundleError, match="no manifest"):
         plans.remember(unverified, PLAN, {})
 

@@ -16,12 +16,15 @@ import pytest
 
 from helpers.own_operators import Network, add_variant, shared_table
 from untorch import AutoModel, AutoModelForSequenceClassification, Bundle, DependencyError, DeviceError, pipeline
-from untorch.bundle import hub
-from untorch.bundle.manifest import GraphFile, Tensor, Variant, preferred
+from untorch.bundle.folder import discover
+from untorch.bundle.manifest import GraphFile, Variant
 from untorch.cli import main
 from untorch.loading import plans
+from untorch.loading.choice import LoadRequest, preferred, remembered, roles
 from untorch.loading.plans import Plan
+from untorch.numerics import Tensor
 from untorch.ort import kernels, openvino
+from untorch.ort.devices import Device
 from untorch.ort.session import Session
 from untorch.tools import tuning
 from untorch.tools.benchmark import engines
@@ -69,32 +72,37 @@ def fresh(code, *arguments, prelude="", path=""):
     return done.stdout.strip(), done.stderr
 
 
+CPU = Device("cpu")
+
+
 # ---- which variant is taken ----
 
 
-def test_they_come_before_int8_where_they_are_the_faster_choice():
+@pytest.mark.parametrize(("faster", "taken"), [(True, NAMED), (False, "int8")])
+def test_they_come_before_int8_where_they_are_the_faster_choice(monkeypatch, faster, taken):
+    monkeypatch.setattr(kernels, "preferred", lambda: faster)
     variants = {name: variant(name) for name in ("fp32", "int8", NAMED)}
-    assert preferred(variants, kernels=lambda: True).precision == NAMED
-    assert preferred(variants, kernels=lambda: False).precision == "int8"
-    assert preferred(variants).precision == "int8"
-    assert preferred(variants, ["logits"], "cpu", lambda: True).precision == NAMED
+    assert preferred(variants, (), CPU).precision == taken
+    assert preferred(variants, ["logits"], CPU).precision == taken
 
 
 @pytest.mark.parametrize("device", ["cuda:0", "openvino"])
-def test_they_are_for_the_cpu(device):
+def test_they_are_for_the_cpu(monkeypatch, device):
+    monkeypatch.setattr(kernels, "preferred", lambda: True)
     variants = {name: variant(name) for name in ("fp32", "int8", NAMED)}
-    assert variants[NAMED].roles_on("cpu") == ("model",)
-    assert variants[NAMED].roles_on(device) == ()
-    assert preferred(variants, (), device, lambda: True).precision == "fp32"
+    assert roles(variants[NAMED], CPU) == ("model",)
+    assert roles(variants[NAMED], Device(device)) == ()
+    assert preferred(variants, (), Device(device)).precision == "fp32"
 
 
 @pytest.mark.parametrize("left", [variant(NAMED, verdict="failed"), variant(NAMED, outputs=()), None])
-def test_the_gate_and_the_outputs_decide_before_they_are_asked_for(left):
+def test_the_gate_and_the_outputs_decide_before_they_are_asked_for(monkeypatch, left):
     def never():
         raise AssertionError("the package was asked for without need")
 
+    monkeypatch.setattr(kernels, "preferred", never)
     variants = {"fp32": variant("fp32"), "int8": variant("int8"), **({NAMED: left} if left else {})}
-    assert preferred(variants, ["logits"], "cpu", never).precision == "int8"
+    assert preferred(variants, ["logits"], CPU).precision == "int8"
 
 
 @able
@@ -133,16 +141,15 @@ def test_openvino_is_told_what_it_can_run(folder, monkeypatch):
 
 
 def test_the_hub_downloads_what_will_be_loaded(folder, monkeypatch):
-    manifest = Bundle(folder).manifest
-    files = list(manifest.files)
+    variants = Bundle(folder).variants
     for faster, taken in ((True, NAMED), (False, "int8")):
         monkeypatch.setattr(kernels, "preferred", lambda faster=faster: faster)
-        found = hub._graphs("some/model", files, None, manifest, "cpu")
-        assert set(found) == set(manifest.variants[taken].files)
-    assert "onnx/model_int8.onnx_data" in hub._graphs("some/model", files, NAMED, manifest, "cpu")
+        assert set(LoadRequest("cpu").files(variants)) == set(variants[taken].files)
+    assert "onnx/model_int8.onnx_data" in LoadRequest("cpu", NAMED).files(variants)
     # Without a manifest nothing says that the embeddings are shared.
+    unlisted = discover(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
     for name in ("int8", NAMED):
-        assert "onnx/model_int8_shared.onnx_data" in hub._graphs("some/model", files, name, None, "cpu")
+        assert "onnx/model_int8_shared.onnx_data" in LoadRequest("cpu", name).files(unlisted)
 
 
 def test_each_variant_may_be_deleted(folder):
@@ -169,15 +176,15 @@ def test_a_plan_is_for_the_installed_version(folder, monkeypatch):
     bundle = Bundle(folder)
     plan = Plan(NAMED, "cpu", 1, 1, 96)
     monkeypatch.setattr(kernels, "version", lambda: "1.0")
-    monkeypatch.setattr(kernels, "usable", lambda: True)
+    monkeypatch.setattr(kernels, "problem", lambda: None)
     plans.remember(bundle, plan, {})
-    assert plans.remembered(bundle, ["logits"]) == plan
-    monkeypatch.setattr(kernels, "usable", lambda: False)
-    assert plans.remembered(bundle, ["logits"]) is None
-    monkeypatch.setattr(kernels, "usable", lambda: True)
+    assert remembered(bundle, ["logits"]) == plan
+    monkeypatch.setattr(kernels, "problem", lambda: DeviceError("this processor lacks them"))
+    assert remembered(bundle, ["logits"]) is None
+    monkeypatch.setattr(kernels, "problem", lambda: None)
     for version in ("1.1", None):
         monkeypatch.setattr(kernels, "version", lambda version=version: version)
-        assert plans.remembered(bundle, ["logits"]) is None
+        assert remembered(bundle, ["logits"]) is None
 
 
 # ---- what they compute ----

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from untorch import BundleError, DependencyError, DeviceError, pipeline
-from untorch.ort import openvino, providers
+from untorch.ort import opening, openvino, providers
 from untorch.ort.cuda import libraries
 from untorch.ort.devices import onnxruntime
 from untorch.ort.providers import Node
@@ -94,7 +94,7 @@ def test_auto_falls_back_where_the_card_does_not_run_the_graph(monkeypatch, tiny
     def fail(*_):
         raise DeviceError("CUDA says: out of memory (2)")
 
-    monkeypatch.setattr(Session, "_open_on_card", fail)
+    monkeypatch.setattr(opening, "_open_on_gpu", fail)
     with caplog.at_level(logging.INFO, "untorch"):
         found = pipeline(model=tiny_bundle, device="auto")
     assert found.device == "cpu"
@@ -106,7 +106,7 @@ def test_a_card_that_is_not_there(monkeypatch, cuda_build):
     here = libraries.Cuda("580.1", "13.0", "13.0", "9.1.0", ("NVIDIA H200",))
     monkeypatch.setattr(libraries, "_loaded", lambda: here)
     assert providers.resolve_device("cuda") == "cuda:0"
-    with pytest.raises(DeviceError, match="no cuda:1; the cards here are cuda:0 NVIDIA H200"):
+    with pytest.raises(DeviceError, match="no cuda:1; the GPUs here are cuda:0 NVIDIA H200"):
         providers.resolve_device("cuda:1")
 
 
@@ -144,7 +144,7 @@ def test_shape_arithmetic_may_stay_on_the_cpu():
 
 
 def test_provider_options():
-    assert providers.cuda_options("cuda:3")["device_id"] == "3"
+    assert providers.cuda_options(providers.Device("cuda:3"))["device_id"] == "3"
     assert "enable_cuda_graph" not in providers.cuda_options("cuda:0")
     assert providers.cuda_options("cuda:0", graphs=True)["enable_cuda_graph"] == "1"
     assert all(isinstance(value, str) for value in providers.cuda_options("cuda:0", graphs=True).values())
@@ -225,19 +225,19 @@ def test_a_graph_that_cannot_be_captured_is_opened_without(monkeypatch, capturab
     monkeypatch.setattr(providers, "resolve_device", lambda device: providers.Device("cuda:0"))
     monkeypatch.setattr(providers, "require_on_device", lambda nodes, device: None)
     monkeypatch.setattr(libraries, "PROVIDER", "CPUExecutionProvider")
-    opened, seen = Session._open, []
+    opened, seen = opening._open, []
 
-    def refuse(self, graph, options, chosen):
+    def refuse(path, device, options, chosen):
         seen.append(chosen[0][1].get("enable_cuda_graph"))
         if seen[-1]:
             raise DeviceError("This session cannot use the graph capture feature as requested by the user")
-        return opened(self, graph, options, ["CPUExecutionProvider"])
+        return opened(path, device, options, ["CPUExecutionProvider"])
 
-    monkeypatch.setattr(Session, "_open", refuse)
+    monkeypatch.setattr(opening, "_open", refuse)
     session = Session(PROBE, device="cuda:0", capturable=capturable)
     assert seen == asked
     session.capture(None, {})
-    assert session._card.ladder == ()
+    assert session.executor.buckets == ()
 
 
 class Runtime:

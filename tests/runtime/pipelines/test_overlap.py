@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from untorch import AutoModelForSequenceClassification, SequenceTooLongError, pipeline
 from untorch.ort.cuda import queue
+from untorch.ort.devices import Device
 from untorch.pipelines import overlap
 
 BUNDLE = Path(__file__).parents[2] / "data/bundle-v1"
@@ -29,7 +30,7 @@ def small_windows(monkeypatch):
 @pytest.fixture
 def on_a_card(monkeypatch):
     """A pipeline that takes itself to be on a card; its session is on the CPU."""
-    monkeypatch.setattr(AutoModelForSequenceClassification, "device", "cuda:0")
+    monkeypatch.setattr(AutoModelForSequenceClassification, "device", Device("cuda:0"))
     return pipeline(model=BUNDLE, device="cpu", precision="fp32")
 
 

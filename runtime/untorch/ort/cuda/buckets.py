@@ -1,23 +1,20 @@
-"""Fixed shapes for a card: which there are, which one a batch goes into, what buffers it needs. It touches no card.
+"""Fixed shapes for captured CUDA graphs: which there are, which one a batch goes into, how it is padded and cut.
 
 A captured CUDA graph replays its kernels on the same addresses with the same shapes. Small batches are bound by
-launches, not by arithmetic, so padding one up to the next shape of a short ladder costs little, and saves them all.
+launches, not by arithmetic, so padding one up to the next of a few bucket sizes costs little, and saves the launches.
+Nothing here touches a GPU.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from numpy.typing import NDArray
-
-from untorch.bundle.manifest import Tensor
-
-Array = NDArray[Any]
+from untorch.numerics import Array, Tensor
 
 BATCHES = (1, 2, 4, 8)
 LENGTHS = (16, 32, 64, 128, 192, 256, 384, 512)
-# Above this a batch keeps the card busy by itself, and padding it would cost what the launches save.
+# Above this a batch keeps the GPU busy by itself, and padding it would cost what the launches save.
 MAX_TOKENS = 1024
 
 # Attention with a bias has a fused kernel in ONNX Runtime's CUDA provider where rows are a multiple of so many tokens.
@@ -36,10 +33,10 @@ class Bucket(NamedTuple):
         return self.batch * self.length
 
 
-def ladder(limit: int | None) -> tuple[Bucket, ...]:
+def sizes(limit: int | None) -> tuple[Bucket, ...]:
     """Every bucket for a model that takes rows of at most `limit` tokens (None: any number), fewest tokens first.
 
-    The longest length is the limit itself where it is below the ladder's end, so that every short batch has a place.
+    The longest length is the limit itself where it is below the last of LENGTHS, so that rows of any length fit.
     """
     longest = LENGTHS[-1] if limit is None else min(limit, LENGTHS[-1])
     lengths = sorted({*(length for length in LENGTHS if length < longest), longest} - {0})
@@ -72,8 +69,8 @@ def is_bounded(inputs: Sequence[Tensor]) -> bool:
 
 def shape(axes: Sequence[str | int], inputs: Sequence[Tensor], bucket: Bucket) -> tuple[int, ...] | None:
     """The shape that axes have in a bucket; None where an axis is not one of the inputs' and has no size."""
-    sizes: dict[str | int, int] = dict(zip(inputs[0].axes, (bucket.batch, bucket.length), strict=True))
-    found = tuple(axis if isinstance(axis, int) else sizes.get(axis) for axis in axes)
+    axis_sizes: dict[str | int, int] = dict(zip(inputs[0].axes, (bucket.batch, bucket.length), strict=True))
+    found = tuple(axis if isinstance(axis, int) else axis_sizes.get(axis) for axis in axes)
     return None if None in found else found  # type: ignore[return-value]  # None was ruled out
 
 
@@ -87,5 +84,5 @@ def fill(buffer: Array, array: Array, value: int) -> None:
 
 def cut(array: Array, axes: Sequence[str | int], inputs: Sequence[Tensor], used: Bucket) -> Array:
     """The part of an output that belongs to the `used` rows and tokens."""
-    sizes: Mapping[str | int, int] = dict(zip(inputs[0].axes, (used.batch, used.length), strict=True))
-    return array[tuple(slice(sizes.get(axis)) if isinstance(axis, str) else slice(None) for axis in axes)]
+    axis_sizes: Mapping[str | int, int] = dict(zip(inputs[0].axes, (used.batch, used.length), strict=True))
+    return array[tuple(slice(axis_sizes.get(axis)) if isinstance(axis, str) else slice(None) for axis in axes)]

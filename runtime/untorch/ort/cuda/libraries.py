@@ -1,4 +1,4 @@
-"""The CUDA libraries, driver and cards, as this process finds them. It does not know graphs.
+"""The CUDA libraries, driver and GPUs, as this process finds them. It does not know graphs.
 
 ONNX Runtime's CUDA provider links a handful of NVIDIA's libraries, which come from pip packages outside the loader's
 path. They are loaded here first, one by one, so that the one that is missing can be named: ONNX Runtime itself only
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from untorch.errors import DeviceError
-from untorch.ort.devices import installed_wheels, onnxruntime
+from untorch.ort.devices import Device, installed_wheels, onnxruntime
 
 PROVIDER = "CUDAExecutionProvider"
 
@@ -41,13 +41,13 @@ _PACKAGES = (*dict.fromkeys(LIBRARIES.values()), "nvidia-cudnn-cu13")
 
 
 class Cuda(NamedTuple):
-    """A driver and cards that answer. Versions are `major.minor`; `cards` are the cards' names by number."""
+    """A driver and GPUs that answer. Versions are `major.minor`; `gpus` are their names by number."""
 
     driver: str
     driver_cuda: str
     runtime: str
     cudnn: str
-    cards: tuple[str, ...]
+    gpus: tuple[str, ...]
 
 
 def is_built_in() -> bool:
@@ -63,10 +63,9 @@ def require(device: str) -> Cuda:
             "Run: pip uninstall -y onnxruntime && pip install 'untorch[gpu]'"
         )
     found = _loaded()
-    index = int(device.partition(":")[2] or 0)
-    if index >= len(found.cards):
-        cards = ", ".join(f"cuda:{number} {name}" for number, name in enumerate(found.cards))
-        raise DeviceError(f"there is no {device}; the cards here are {cards}")
+    if Device(device).index >= len(found.gpus):
+        gpus = ", ".join(f"cuda:{number} {name}" for number, name in enumerate(found.gpus))
+        raise DeviceError(f"there is no {device}; the GPUs here are {gpus}")
     return found
 
 
@@ -87,7 +86,7 @@ def _loaded() -> Cuda:
         driver_cuda=_cuda_version(runtime.cudaDriverGetVersion),
         runtime=_cuda_version(runtime.cudaRuntimeGetVersion),
         cudnn=_cudnn_version(),
-        cards=tuple(_card_name(loaded[_DRIVER], index) for index in range(count.value)),
+        gpus=tuple(_gpu_name(loaded[_DRIVER], index) for index in range(count.value)),
     )
 
 
@@ -127,7 +126,7 @@ def explain(message: str) -> str:
             has = f"a driver {driver} is loaded, but its library is not visible here" if driver else "none is loaded"
             return (
                 f"CUDA needs NVIDIA's driver, and {name} is missing ({has}). Install the driver, or start the "
-                "container with the card (docker run --gpus all)"
+                "container with the GPU (docker run --gpus all)"
             )
         package = next((value for key, value in LIBRARIES.items() if key.startswith(name.partition(".so")[0])), None)
         wants = f"{package}, " if package else ""
@@ -140,9 +139,9 @@ def explain(message: str) -> str:
         what = {
             35: f"NVIDIA's driver ({driver or 'version unknown'}) is too old for CUDA "
             f"{getattr(onnxruntime(), 'cuda_version', '')} of {versions(installed_wheels())}. Upgrade the driver",
-            100: "NVIDIA's driver is here and sees no card. Look at nvidia-smi and at CUDA_VISIBLE_DEVICES",
-            2: "the card has too little free memory. Close what else uses it, or run smaller batches",
-            209: "the card's architecture is not one that this ONNX Runtime was built for",
+            100: "NVIDIA's driver is here and sees no GPU. Look at nvidia-smi and at CUDA_VISIBLE_DEVICES",
+            2: "the GPU has too little free memory. Close what else uses it, or run smaller batches",
+            209: "the GPU's architecture is not one that this ONNX Runtime was built for",
         }.get(code, "Look at nvidia-smi, and run `untorch doctor`")
         return f"CUDA says: {text} ({code}). {what}"
     return f"the CUDA provider of {versions(installed_wheels())} did not start: {message.strip()}"
@@ -192,24 +191,26 @@ def _cudnn_version() -> str:
     return f"{value // 10000}.{value % 10000 // 100}.{value % 100}"
 
 
-def _card_name(driver: ctypes.CDLL, index: int) -> str:
+def _gpu_name(driver: ctypes.CDLL, index: int) -> str:
     name = ctypes.create_string_buffer(256)
     device = ctypes.c_int(0)
     if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), index):
-        return "unknown card"
-    return name.value.decode() if not driver.cuDeviceGetName(name, 256, device) else "unknown card"
+        return "unknown GPU"
+    return name.value.decode() if not driver.cuDeviceGetName(name, 256, device) else "unknown GPU"
 
 
-def pinned(shape: Sequence[int], dtype: str, card: int) -> NDArray[Any]:
-    """An array in page-locked host memory, which `card` reads without a copy. It is freed with its last view.
+def pinned(shape: Sequence[int], dtype: str, gpu: int) -> NDArray[Any]:
+    """An array in page-locked host memory, which the GPU of that number reads without a copy.
+
+    It is freed with its last view.
 
     Raises DeviceError if the driver gives none.
     """
     size = math.prod(shape) * np.dtype(dtype).itemsize
     runtime = _load(_name("libcudart.so.{cuda}"))
     place = ctypes.c_void_p()
-    # On the card's own context: the first card would otherwise get one of some hundred megabytes for nothing.
-    status = runtime.cudaSetDevice(card) or runtime.cudaHostAlloc(ctypes.byref(place), ctypes.c_size_t(max(size, 1)), 0)
+    # Memory is bound to the current GPU: without this, the first one would get a context of some hundred megabytes.
+    status = runtime.cudaSetDevice(gpu) or runtime.cudaHostAlloc(ctypes.byref(place), ctypes.c_size_t(max(size, 1)), 0)
     if status:
         raise DeviceError(explain(_failure(runtime, status)))
     memory = (ctypes.c_byte * size).from_address(place.value or 0)

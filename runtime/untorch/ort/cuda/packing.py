@@ -1,22 +1,18 @@
 """Padding removal, the host's part: which batches gain by it, and the indices that a packed graph is fed.
 
-A packed graph has the tokens of all rows in one list between its embeddings and its head. Where each of them comes from
-and goes back to is plain arithmetic on the mask. It is done here, in tens of microseconds: ONNX Runtime's operator
-for it, RemovePadding, has a single thread of the card walk over all tokens, and the host wait for their number.
+A packed graph computes on one list of the tokens of all rows, without padding, between its embeddings and its head.
+Which row and place each token has is plain arithmetic on the mask. It is done here, in tens of microseconds: ONNX
+Runtime's operator for it, RemovePadding, walks over all tokens in a single thread of the GPU, and makes the host wait.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from untorch.bundle.manifest import Tensor
+from untorch.numerics import Array, Tensor
 from untorch.ort.cuda.buckets import MAX_TOKENS
-
-Array = NDArray[Any]
 
 MASK = "attention_mask"
 TOKENS, PLACES, OFFSET, STARTS = "packing.tokens", "packing.places", "packing.offset", "packing.starts"
@@ -30,16 +26,16 @@ INDICES = (
     Tensor(STARTS, "int32", ("rows_and_one",)),
 )
 
-# The share of a batch that must be padding. Batches up to MAX_TOKENS are left to captured CUDA graphs, whose launches
-# are free. Neither of the two limits has been measured on a card.
+# The least share of padding in a batch for which removing it pays. Batches up to MAX_TOKENS run from captured CUDA
+# graphs instead, which cost no launches. Neither of the two limits has been measured.
 SHARE = 0.05
 
 
 def pays(mask: Array) -> bool:
-    """Whether a batch with this mask (…, rows, tokens) is to run without its padding.
+    """Whether a batch with this mask (…, rows, tokens) should run without its padding.
 
-    It is where there is enough of it, and where every row begins with a token: heads read a row's first place, and
-    what the model says of padding there is lost with it. Padding may be anywhere else.
+    It should where there is enough padding, and where every row begins with a token: heads read the first position of a
+    row, and a packed graph computes nothing for padding. Padding may be anywhere else in a row.
     """
     padding = mask.size - np.count_nonzero(mask)
     return bool(mask.size > MAX_TOKENS and padding >= SHARE * mask.size and mask[..., 0].all())
@@ -70,10 +66,10 @@ def indices(mask: Array) -> dict[str, Array]:
 
 
 def feeds(inputs: Sequence[Tensor], given: Mapping[str, Array]) -> dict[str, Array]:
-    """What a graph with these `inputs` is fed, in its types, where the model is `given` these arrays.
+    """The arrays for a graph with these `inputs`, in its types, made of those that the model was `given`.
 
-    A packed graph gets the indices, made of the mask, and the mask itself only if it reads it. An input that nothing
-    is given for is left out.
+    A packed graph gets the indices, made of the mask, and the mask itself only if it reads it. Inputs for which there
+    is no array are left out.
     """
     packed = any(tensor.name == TOKENS for tensor in inputs)
     made = indices(given[MASK]) if packed and MASK in given else {}

@@ -1,9 +1,9 @@
-"""The way of all runs to the cards of this process: one at a time, from as few threads as can be.
+"""The run queue of this process's GPUs: one run at a time, from as few threads as possible.
 
-ONNX Runtime makes handles for every thread that runs on a card and keeps them, where graphs are captured, as long as
-the session; captured graphs belong to the thread that captured them. So a lone thread runs by itself, which costs
-nothing, and once a second one comes, one thread of the lane's own runs for all. While a lone thread waits for others
-that work for it, it runs what they ask for.
+ONNX Runtime makes handles for every thread that runs on a GPU and, for sessions that capture CUDA graphs, keeps them as
+long as the session; a captured graph belongs to the thread that captured it. So while a single thread uses the GPU, it
+runs its work itself, which costs nothing. When a second thread comes, one thread of the queue's own runs everything
+from then on. A thread that has others work for it, and waits for them, runs the work that they ask for meanwhile.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 
 
 class RunQueue:
-    """Runs what it is called with, after what came before."""
+    """Runs functions one after the other, in the order in which they were handed in."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -31,7 +31,7 @@ class RunQueue:
         self._own: threading.Thread | None = None
 
     def __call__(self, work: Callable[[], Result]) -> Result:
-        """What `work` gives; raises what it raises."""
+        """Run `work` when it is its turn; returns what it returns, raises what it raises."""
         if self._own is None:
             with self._lock:
                 if self._is_lone():
@@ -45,7 +45,7 @@ class RunQueue:
 
     @contextmanager
     def serving(self) -> Iterator[Callable[[Future[Result]], Result]]:
-        """Gives what waits for a future; a lone thread runs meanwhile what other threads ask for."""
+        """Gives a function that waits for a future; meanwhile a thread that is alone runs what others ask for."""
         with self._lock:
             self._serving = serving = self._is_lone()
         try:
@@ -58,7 +58,7 @@ class RunQueue:
                         self._jobs.get()()
 
     def _is_lone(self) -> bool:
-        """Whether no thread but this one has ever come; the lock is held."""
+        """Whether this is the only thread that ever used the queue. The caller holds the lock."""
         self._lone = self._lone or threading.current_thread()
         return self._own is None and self._lone is threading.current_thread()
 
@@ -67,12 +67,12 @@ class RunQueue:
             while True:
                 self._jobs.get()()
 
-        # The interpreter's end does not wait for it, but for the calls that wait for it (`native.py`).
-        self._own = threading.Thread(target=run, name="untorch-card", daemon=True)
+        # A daemon: the interpreter's end waits for the calls that wait for this thread instead (`native.py`).
+        self._own = threading.Thread(target=run, name="untorch-gpu", daemon=True)
         self._own.start()
 
     def _asked(self, work: Callable[[], Result]) -> Future[Result]:
-        # Imported here: one thread alone should not pay for it.
+        # Imported here: a process with a single thread should not pay for it.
         from concurrent.futures import Future
 
         future: Future[Result] = Future()
@@ -82,7 +82,7 @@ class RunQueue:
                 result = work()
             except Exception as error:
                 future.set_exception(error)
-            except BaseException as error:  # meant for the thread that runs it, too
+            except BaseException as error:  # KeyboardInterrupt and the like end the thread that runs it, too
                 future.set_exception(error)
                 raise
             else:
@@ -98,9 +98,9 @@ class RunQueue:
         return future.result()
 
 
-# Capturing and allocating exclude each other, whichever card, session or thread: CUDA breaks off a capture that
-# anything is allocated beside.
+# Capturing and allocating exclude each other, on whichever GPU and in whichever session or thread: CUDA breaks off a
+# capture if anything is allocated meanwhile.
 allocating = threading.Lock()
 
-# Every card of a process shares it, and so do a model's two sessions on one.
+# One for all GPUs of the process and all sessions on them.
 run_queue = RunQueue()

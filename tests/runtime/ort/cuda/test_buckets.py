@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from untorch.bundle.manifest import Tensor
+from untorch.numerics import Tensor
 from untorch.ort.cuda import buckets
 from untorch.ort.cuda.buckets import Bucket
 
@@ -14,8 +14,8 @@ INPUTS = tuple(Tensor(name, "int64", ("batch", "sequence")) for name in ("input_
 
 
 @given(LIMITS)
-def test_a_ladder_is_short_bounded_and_within_the_limit(limit):
-    found = buckets.ladder(limit)
+def test_buckets_are_few_and_within_the_limit(limit):
+    found = buckets.sizes(limit)
     assert 0 < len(found) == len(set(found)) <= len(buckets.BATCHES) * (len(buckets.LENGTHS) + 1)
     assert all(0 < bucket.tokens <= buckets.MAX_TOKENS for bucket in found)
     assert limit is None or all(bucket.length <= limit for bucket in found)
@@ -23,21 +23,21 @@ def test_a_ladder_is_short_bounded_and_within_the_limit(limit):
 
 
 def test_a_limit_of_nothing_captures_nothing():
-    assert buckets.ladder(0) == ()
+    assert buckets.sizes(0) == ()
 
 
 @given(LIMITS, st.integers(1, 2048))
-def test_one_row_always_has_a_place_up_to_the_end_of_the_ladder(limit, length):
-    found = buckets.choose(1, length, buckets.ladder(limit))
+def test_one_row_of_any_length_up_to_the_longest_has_a_bucket(limit, length):
+    found = buckets.choose(1, length, buckets.sizes(limit))
     longest = min(limit or buckets.LENGTHS[-1], buckets.LENGTHS[-1])
     assert (found is not None) == (length <= longest)
 
 
 @given(st.integers(1, 64), st.integers(1, 2048), LIMITS)
 def test_the_chosen_bucket_holds_the_batch_and_no_smaller_one_does(batch, length, limit):
-    ladder = buckets.ladder(limit)
-    found = buckets.choose(batch, length, ladder)
-    fitting = [bucket for bucket in ladder if bucket.batch >= batch and bucket.length >= length]
+    found_sizes = buckets.sizes(limit)
+    found = buckets.choose(batch, length, found_sizes)
+    fitting = [bucket for bucket in found_sizes if bucket.batch >= batch and bucket.length >= length]
     if found is None:
         assert not fitting
     else:

@@ -72,7 +72,7 @@ def test_doctor_shows_the_card_working(card):
     report = diagnose()
     assert report["devices"]["cuda:0"].startswith("works")
     assert libraries.PROVIDER in report["devices"]["cuda:0"]
-    assert report["cuda"]["cuda:0"] == card.cards[0]
+    assert report["cuda"]["cuda:0"] == card.gpus[0]
 
 
 def test_fp32_on_the_card_is_fp32_on_the_cpu(bundle):
@@ -94,7 +94,7 @@ def test_captured_graphs_give_what_plain_runs_give(bundle):
     """Shapes of one bucket and of several, in an order that replays stale buffers if any are left."""
     captured, plain = loaded(bundle, "fp16"), loaded(bundle, "fp16")
     plain.session.capture(0, {})
-    assert captured.session._card.ladder
+    assert captured.session.executor.buckets
     captured.warmup()
     for seed, (rows, length) in enumerate([(1, 16), (1, 9), (2, 16), (1, 3), (7, 100), (1, 512), (1, 16)] * 3):
         given = batch(rows, length, seed)

@@ -1,4 +1,4 @@
-"""The buffers and plans of a card's runs, on a session of the CPU's: the same code with its memory elsewhere."""
+"""The GPU's executor on a session of the CPU's: the same code, with its buffers in the host's memory."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from untorch.ort.cuda import buckets, libraries, queue
+from untorch.ort.cuda import libraries, queue
 from untorch.ort.cuda.buckets import Bucket
 from untorch.ort.cuda.executor import CudaExecutor
+from untorch.ort.devices import Device
 from untorch.ort.session import Session
 
 SHAPES = st.lists(st.tuples(st.integers(1, 10), st.integers(1, 60)), min_size=1, max_size=6)
 
 
+CPU = Device("cpu")
+
+
 class OnTheHost(CudaExecutor):
-    _memory = "cpu"
+    """Its buffers lie where its device's do: it is told the CPU."""
 
     def _fetched(self, value):
         return value.numpy().copy()  # in the host's memory, `numpy` is a view
@@ -29,12 +33,12 @@ class OnTheHost(CudaExecutor):
 def host_memory():
     with pytest.MonkeyPatch.context() as patch:
         # Whatever is not written over would be seen.
-        patch.setattr(libraries, "pinned", lambda shape, dtype, card: np.full(shape, 7, dtype))
+        patch.setattr(libraries, "pinned", lambda shape, dtype, gpu: np.full(shape, 7, dtype))
         yield
 
 
 @pytest.fixture(autouse=True)
-def own_lane(monkeypatch):
+def own_queue(monkeypatch):
     monkeypatch.setattr("untorch.ort.cuda.executor.run_queue", queue.RunQueue())
 
 
@@ -48,9 +52,9 @@ def names(session):
     return [tensor.name for tensor in session.outputs]
 
 
-def card(session, *, graphs=True, limit=64):
-    made = OnTheHost(session._session, "cuda:0", session.inputs, session.outputs, graphs=graphs)
-    made.capture(buckets.ladder(limit), {}, limit)
+def executor(session, *, graphs=True, limit=64):
+    made = OnTheHost(session.executor.session, CPU, session.inputs, session.outputs, graphs=graphs)
+    made.capture(limit, {})
     return made
 
 
@@ -72,14 +76,14 @@ def close(names, got, expected, mask):
 @given(SHAPES, st.booleans())
 def test_runs_through_kept_buffers_are_runs(session, names, shapes, graphs):
     """Whatever ran before, and whether its shape was captured or too large for that."""
-    made = card(session, graphs=graphs)
+    made = executor(session, graphs=graphs)
     for seed, (rows, length) in enumerate(shapes):
         feeds = batch(rows, length, seed)
         close(names, made.run(feeds, names), session.run(feeds, names), feeds["attention_mask"])
 
 
 def test_answers_are_the_callers_own(session, names):
-    made = card(session)
+    made = executor(session)
     first = made.run(batch(1, 9), names)
     kept = [array.copy() for array in first]
     made.run(batch(1, 9, seed=1), names)
@@ -88,21 +92,21 @@ def test_answers_are_the_callers_own(session, names):
         assert np.array_equal(array, before)
 
 
-def test_plans_are_no_more_than_the_ladder(session, names):
-    made = card(session)
+def test_no_more_shapes_are_captured_than_there_are_buckets(session, names):
+    made = executor(session)
     for seed in range(40):
         made.run(batch(1 + seed % 8, 1 + seed % 60, seed), names)
-    assert 0 < len(made._plans) <= len(made.ladder)
-    assert {bucket for bucket, _ in made._plans} <= set(made.ladder)
+    assert 0 < len(made._captured) <= len(made.buckets)
+    assert {bucket for bucket, _ in made._captured} <= set(made.buckets)
 
 
 def test_another_thread_captures_anew_and_gets_its_own_answers(session, names):
-    made = card(session)
+    made = executor(session)
     feeds = [batch(1, 9, seed) for seed in range(4)]
     expected = [session.run(one, names) for one in feeds]
     made.run(feeds[0], names)
-    [plan] = made._plans.values()
-    assert plan.captured_by is threading.current_thread()
+    [captured] = made._captured.values()
+    assert captured.captured_by is threading.current_thread()
     wrong = []
 
     def elsewhere(one, want):
@@ -117,19 +121,19 @@ def test_another_thread_captures_anew_and_gets_its_own_answers(session, names):
     for thread in threads:
         thread.join()
     assert not wrong
-    assert made._plans == {next(iter(made._plans)): plan}
-    assert plan.captured_by not in (threading.current_thread(), *threads)
+    assert made._captured == {next(iter(made._captured)): captured}
+    assert captured.captured_by not in (threading.current_thread(), *threads)
 
 
 def test_nothing_is_captured_while_a_session_is_opened(session, names):
-    made = card(session)
+    made = executor(session)
     feeds = batch(1, 9)
     expected = session.run(feeds, names)
     with queue.allocating:
         close(names, made.run(feeds, names), expected, feeds["attention_mask"])
-        assert not made._plans
+        assert not made._captured
     close(names, made.run(feeds, names), expected, feeds["attention_mask"])
-    assert all(made._plans.values())
+    assert all(made._captured.values())
 
 
 def test_where_capturing_fails_the_run_goes_without(session, names, caplog):
@@ -140,17 +144,17 @@ def test_where_capturing_fails_the_run_goes_without(session, names, caplog):
             self.asked = 0
 
         def io_binding(self):
-            return session._session.io_binding()
+            return session.executor.session.io_binding()
 
         def run_with_iobinding(self, binding, options):
             if options.get_run_config_entry("gpu_graph_id") != "-1":
                 self.asked += 1
                 raise RuntimeError("operation not permitted when stream is capturing")
-            session._session.run_with_iobinding(binding, options)
+            session.executor.session.run_with_iobinding(binding, options)
 
     refusing = Refusing()
-    made = OnTheHost(refusing, "cuda:0", session.inputs, session.outputs, graphs=True)
-    made.capture(buckets.ladder(64), {})
+    made = OnTheHost(refusing, CPU, session.inputs, session.outputs, graphs=True)
+    made.capture(64, {})
     feeds = batch(1, 9)
     for _ in range(3):
         close(names, made.run(feeds, names), session.run(feeds, names), feeds["attention_mask"])
@@ -160,11 +164,11 @@ def test_where_capturing_fails_the_run_goes_without(session, names, caplog):
 
 def test_an_output_of_unknown_size_is_left_to_onnx_runtime(session, names):
     outputs = [type(tensor)(tensor.name, tensor.dtype, ("anything", *tensor.axes[1:])) for tensor in session.outputs]
-    made = OnTheHost(session._session, "cuda:0", session.inputs, outputs, graphs=True)
-    made.capture(buckets.ladder(64), {})
+    made = OnTheHost(session.executor.session, CPU, session.inputs, outputs, graphs=True)
+    made.capture(64, {})
     feeds = batch(2, 9)
     close(names, made.run(feeds, names), session.run(feeds, names), feeds["attention_mask"])
-    assert set(made._plans.values()) == {None}
+    assert set(made._captured.values()) == {None}
 
 
 def test_rows_do_not_grow_where_an_output_could_not_be_cut_back(session, names):
@@ -172,28 +176,28 @@ def test_rows_do_not_grow_where_an_output_could_not_be_cut_back(session, names):
         type(tensor)(tensor.name, tensor.dtype, (tensor.axes[0], "anything", *tensor.axes[2:]))
         for tensor in session.outputs
     ]
-    made = OnTheHost(session._session, "cuda:0", session.inputs, outputs, graphs=True)
-    made.capture(buckets.ladder(64), {}, 64)
+    made = OnTheHost(session.executor.session, CPU, session.inputs, outputs, graphs=True)
+    made.capture(64, {})
     feeds = batch(2, 9)
     close(names, made.run(feeds, names), session.run(feeds, names), feeds["attention_mask"])
 
 
 def test_nothing_is_captured_of_a_graph_that_was_opened_without(session):
-    assert card(session, graphs=False).ladder == ()
+    assert executor(session, graphs=False).buckets == ()
 
 
 def test_the_chosen_bucket_is_the_one_that_runs(session, names):
-    made = card(session)
+    made = executor(session)
     made.run(batch(3, 20), names)
-    assert [bucket for bucket, _ in made._plans] == [Bucket(4, 32)]
+    assert [bucket for bucket, _ in made._captured] == [Bucket(4, 32)]
 
 
 def test_what_others_bind_runs_in_turn_and_without_a_graph(session, names, monkeypatch):
     """What generates binds its own values; all of it is done by the thread whose turn it is."""
     feeds = batch(2, 9)
     expected = session.run(feeds, names)
-    monkeypatch.setattr(session, "_card", card(session))
+    monkeypatch.setattr(session, "executor", executor(session))
     for _ in range(2):
         arrays, values = session.run_values(feeds, names[:1], names[1:])
         close(names, [*arrays, *(value.numpy() for value in values)], expected, feeds["attention_mask"])
-    assert not session._card._plans
+    assert not session.executor._captured

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from untorch.bundle.manifest import Tensor
+from untorch.numerics import Tensor
 from untorch.ort.cuda import packing
 from untorch.ort.cuda.buckets import MAX_TOKENS
 

@@ -85,7 +85,7 @@ def test_only_a_lone_thread_serves():
         with lane.serving() as wait:
             ran = wait(pool.submit(lane, threading.current_thread))
     assert ran not in (threading.current_thread(), None)
-    assert ran.name == "untorch-card"
+    assert ran.name == "untorch-gpu"
 
 
 def test_threads_that_outlive_the_main_one_still_run():

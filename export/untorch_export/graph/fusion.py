@@ -5,25 +5,25 @@ from __future__ import annotations
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import onnx
+from onnx import helper
 
 from untorch.bundle.config import ModelConfig
 from untorch_export.graph import files
-from untorch_export.graph.attention import fuse_attention
-
-if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
+from untorch_export.graph.rewriting import Graph, attribute
+from untorch_export.graph.softmax import fuse_softmax
 
 
-def fuse(path: Path, config: dict[str, Any], *, device: str = "cpu") -> ModelProto:
+def fuse(path: Path, config: dict[str, Any], *, device: str = "cpu") -> onnx.ModelProto:
     """The fp32 graph of `path` with one `MultiHeadAttention` node a layer.
 
     For the CPU nothing else is fused that it runs faster apart: ONNX Runtime's SkipLayerNormalization takes several
-    times as long there as Add followed by LayerNormalization. A card pays for every launch instead. The mask stays
+    times as long there as Add followed by LayerNormalization. A GPU pays for every launch instead. The mask stays
     two-dimensional, so that padding on either side is right. `config` is the model's full configuration; heads and
     hidden size come from it where it has them.
     """
-    from onnx.helper import make_opsetid
     from onnxruntime.transformers.fusion_options import FusionOptions
     from onnxruntime.transformers.optimizer import optimize_model
 
@@ -47,49 +47,35 @@ def fuse(path: Path, config: dict[str, Any], *, device: str = "cpu") -> ModelPro
             opt_level=0,
             optimization_options=options,
         ).model
-    fuse_attention(model, heads)
-    _unflatten(model)
-    if all(opset.domain != "com.microsoft" for opset in model.opset_import):
-        model.opset_import.append(make_opsetid("com.microsoft", 1))
-    return model
+    graph = Graph(model)
+    fuse_softmax(graph, heads)
+    _unflatten(graph)
+    return graph.finish()
 
 
-def _unflatten(model: ModelProto) -> None:
-    """Make products of whole rows of what GPT-2's Conv1D traces to: rows made flat, `Gemm`, and back, in place.
+def _unflatten(graph: Graph) -> None:
+    """Make products of whole rows of what GPT-2's Conv1D traces to: rows made flat, `Gemm`, and back.
 
     What is quantised is `MatMul` with a constant matrix.
     """
-    from onnx import helper
+    for gemm in graph.of("Gemm"):
+        flat = graph.upstream(gemm.input[0], "Reshape")
+        back = graph.downstream(gemm.output[0], "Reshape")
+        if not flat or not back or not _plain(gemm) or not all(map(graph.is_constant, gemm.input[1:])):
+            continue
+        product, result = f"{gemm.output[0]}.product", back[0].output[0]
+        graph.remove(*back)
+        graph.replace(gemm, [
+            helper.make_node("MatMul", [flat[0].input[0], gemm.input[1]], [product], f"{gemm.name}.product"),
+            helper.make_node("Add", [product, gemm.input[2]], [result], f"{gemm.name}.sum"),
+        ])  # fmt: skip
+    graph.drop_unused()
 
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    producers = {name: node for node in model.graph.node for name in node.output}
-    readers: dict[str, list[NodeProto]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    nodes: list[NodeProto] = []
-    for node in model.graph.node:
-        flat, back = producers.get(node.input[0]) if node.input else None, readers.get(node.output[0], [])
-        plain = all(attribute.f == 1 for attribute in node.attribute if attribute.name in ("alpha", "beta"))
-        plain = plain and not any(attribute.i for attribute in node.attribute if attribute.name.startswith("trans"))
-        if (
-            node.op_type == "Gemm"
-            and plain
-            and flat is not None
-            and flat.op_type == "Reshape"
-            and [reader.op_type for reader in back] == ["Reshape"]
-            and len(node.input) == 3
-            and all(name in constants for name in node.input[1:])
-        ):
-            product, result = f"{node.output[0]}.product", back[0].output[0]
-            nodes.append(helper.make_node("MatMul", [flat.input[0], node.input[1]], [product], f"{node.name}.product"))
-            nodes.append(helper.make_node("Add", [product, node.input[2]], [result], f"{node.name}.sum"))
-            back[0].output[0] = f"{result}.flat"
-        else:
-            nodes.append(node)
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    files.drop_unused(model.graph)
+
+def _plain(gemm: onnx.NodeProto) -> bool:
+    """Whether a Gemm is a product and a sum, with nothing scaled or turned round."""
+    turned = any(attribute(gemm, name, 0) for name in ("transA", "transB"))
+    return len(gemm.input) == 3 and not turned and all(attribute(gemm, name, 1) == 1 for name in ("alpha", "beta"))
 
 
 def layers(path: Path) -> int:
@@ -97,8 +83,6 @@ def layers(path: Path) -> int:
 
     Each has one softmax, over its scores.
     """
-    import onnx
-
     nodes = onnx.load(str(path), load_external_data=False).graph.node
     return sum(node.op_type == "Softmax" for node in nodes)
 

@@ -25,9 +25,8 @@ from untorch_export.parity.reference import Arrays, encode, spare_id
 from untorch_export.quantize.int8 import quantize_int8
 from untorch_export.quantize.int8_kernels import quantize_kernels
 from untorch_export.quantize.ranges import observe, random_batches
-from untorch_export.trace import generation
-from untorch_export.trace.forward import convert
-from untorch_export.trace.patches import place_marks
+from untorch_export.trace import trace
+from untorch_export.trace.marks import place_marks
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -52,9 +51,8 @@ def build(
     if checkpoint.task.answer == "next":
         return {"fp32": _decoder(checkpoint, bundle, progress)}
     folder = bundle / "onnx" if "fp32" in precisions else scratch
-    source = folder / "model.onnx"
     progress("convert", 0, 1)
-    convert(checkpoint.model, checkpoint.task, source)
+    source = trace(checkpoint.model, checkpoint.task, folder)["model"]
     progress("convert", 1, 1)
     session = Session(source, device="cpu")
     inputs, outputs = session.inputs, session.outputs
@@ -104,7 +102,7 @@ def _with_head(
 def _decoder(checkpoint: Checkpoint, bundle: Path, progress: Progress) -> Variant:
     """The fp32 graphs of a model that generates."""
     progress("convert", 0, 1)
-    paths = generation.convert(checkpoint.model, checkpoint.task, bundle / "onnx")
+    paths = trace(checkpoint.model, checkpoint.task, bundle / "onnx")
     progress("convert", 1, 1)
     graphs = {}
     for role, path in paths.items():

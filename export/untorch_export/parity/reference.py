@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from untorch.bundle.golden import Case, save
 from untorch_export.checkpoint.load import Checkpoint
 from untorch_export.parity.texts import GOLDEN_TEXTS
-from untorch_export.trace.forward import hidden_states
-from untorch_export.trace.patches import least_tokens, place_marks
+from untorch_export.trace.heads import hidden_states
+from untorch_export.trace.marks import least_tokens, place_marks
 
 Arrays = dict[str, NDArray[Any]]
 

@@ -26,6 +26,7 @@ from untorch_export.parity import evalset, generation
 from untorch_export.parity.forward import Parity, Run, measure
 from untorch_export.parity.reference import Arrays, Reference, write_golden
 from untorch_export.parity.texts import CALIBRATION_TEXTS
+from untorch_export.trace import transformers_5
 from untorch_export.variants import Progress, build
 
 INT8_KERNELS = f"int8{KERNELS}"
@@ -40,6 +41,7 @@ _TOOLS = (
     "optimum",
     "optimum-onnx",
     "onnx",
+    "onnxscript",
     "onnxruntime",
     "tokenizers",
     "numpy",
@@ -270,13 +272,17 @@ def _failing(what: str) -> Iterator[None]:
 
 
 def _require_packages() -> None:
-    for name in ("torch", "transformers", "optimum.exporters.onnx", "onnx"):
+    """Raise DependencyError where the tracer's packages are missing: Optimum's exporter under transformers 4.57 only."""
+    extra = "export"
+    for name in ("torch", "transformers", "onnx", "tracer"):
+        if name == "tracer":
+            name, extra = ("onnxscript", extra) if transformers_5() else ("optimum.exporters.onnx", "export-optimum")
         try:
             importlib.import_module(name)
         except ImportError as error:
             raise DependencyError(
                 f"exporting needs {name.partition('.')[0]}, which cannot be imported ({error}): "
-                'pip install "untorch[export]"'
+                f'pip install "untorch[{extra}]"'
             ) from error
 
 

@@ -31,6 +31,7 @@ def clean(model: ModelProto, inputs: Mapping[str, Axes], outputs: Mapping[str, A
     kept = [value for value in graph.input if value.name in read]
     del graph.input[:]
     graph.input.extend(kept)
+    del graph.value_info[:]
 
 
 def _name_axes(graph: GraphProto, names: Mapping[str, Axes]) -> None:
@@ -45,7 +46,7 @@ def _name_axes(graph: GraphProto, names: Mapping[str, Axes]) -> None:
     def renamed(axis: str | int) -> str | int:
         return axis if isinstance(axis, int) else _SYMBOL.sub(lambda found: known.get(found[0], found[0]), axis)
 
-    for value in (*graph.input, *graph.output, *graph.value_info):
+    for value in (*graph.input, *graph.output):
         if value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape"):
             given = names.get(value.name, {})
             files.set_shape(value, tuple(given.get(index) or renamed(axis) for index, axis in enumerate(_axes(value))))

@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 from untorch.bundle.golden import Case, save
 from untorch.bundle.manifest import Variant, Verdict
 from untorch.ort.session import Session
+from untorch_export.answers import Answer, Arrays
+from untorch_export.answers.figures import TIE, figure
+from untorch_export.checkpoint.inputs import encode
 from untorch_export.checkpoint.load import Checkpoint
-from untorch_export.parity.answers import TIE, agreement, figure
-from untorch_export.parity.forward import TOLERANCE, Parity, Worst
-from untorch_export.parity.reference import Arrays, encode
+from untorch_export.parity import gates
+from untorch_export.parity.gates import Parity, Worst
 from untorch_export.parity.texts import GOLDEN_TEXTS, TEXTS
 
 Array = NDArray[Any]
@@ -30,7 +32,6 @@ Array = NDArray[Any]
 SHAPES = ((1, 1, 1), (1, 2, 3), (2, 5, 1), (1, 17, 1), (7, 17, 2), (2, 128, 1))
 # The longest continuation that encoder-decoder graphs are asked for: they are traced one token at a time.
 ONE = 1
-AGREEMENT = 0.98
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,10 @@ def compare(checkpoint: Checkpoint, bundle: Path, variants: dict[str, Variant], 
     expected = [list(_walk(reference, any_graph.names, prompt)) for prompt in prompts]
     cases = list(_golden(checkpoint, reference, any_graph))
     save(golden, cases)
-    return {precision: _judge(precision, graph, prompts, expected, cases) for precision, graph in graphs.items()}
+    return {
+        precision: _judge(precision, checkpoint.answer, graph, prompts, expected, cases)
+        for precision, graph in graphs.items()
+    }
 
 
 def _walk(model: TorchModel | GraphModel, names: Sequence[str], prompt: Prompt) -> Iterator[tuple[str, Array]]:
@@ -252,52 +256,39 @@ def _golden(checkpoint: Checkpoint, reference: TorchModel, graph: GraphModel) ->
 
 def _judge(
     precision: str,
+    answer: Answer,
     graph: GraphModel,
     prompts: Sequence[Prompt],
     expected: Sequence[list[tuple[str, Array]]],
     cases: Sequence[Case],
 ) -> Parity:
     worst: dict[str, Worst] = {}
-    excess = 0.0
     decisions: dict[str, list[tuple[Array, Array]]] = {}
     for prompt, wanted in zip(prompts, expected, strict=True):
         for (name, want), (_, got) in zip(wanted, _walk(graph, graph.names, prompt), strict=True):
-            worst.setdefault(name, Worst()).add(prompt.name, name, want, got)
-            # A position's values come from one hidden state, whose size is what rounds: PyTorch's own fp32 logits of
-            # SmolLM2-135M are up to 1.3e-3 away from those it computes in float64.
-            relative = np.abs(got - want) / (1 + np.abs(want).max(-1, keepdims=True))
-            excess = max(excess, float(np.nan_to_num(relative, nan=np.inf).max()))
+            worst.setdefault(name, Worst(answer)).add(prompt.name, name, want, got)
             if name != "encoder":
                 decisions.setdefault(name, []).append((want, got))
-    found = {name: agreement(*zip(*pairs, strict=True)) for name, pairs in decisions.items()}
-    report: dict[str, Any] = {
+    found = {name: answer.figures(*zip(*pairs, strict=True)) for name, pairs in decisions.items()}
+    excess = max(item.excess for item in worst.values())
+    verdict, gate = gates.judge(precision, answer, excess, min(map(answer.kept, found.values())))
+    report = {
         "cases": len(prompts),
         "outputs": {name: item.to_json() for name, item in worst.items()},
         "answers": {"tie": TIE, "next token": found},
+        "gate": gate,
+        "golden": _replay(graph, cases, answer, verdict),
     }
-    if precision == "fp32":
-        passed = excess <= TOLERANCE
-        report["gate"] = {
-            "rule": "largest difference from PyTorch, over 1 + the largest logit of its position",
-            "limit": TOLERANCE,
-            "measured": figure(excess),
-        }
-    else:
-        rate = min(item["rate"] for item in found.values())
-        passed = rate >= AGREEMENT
-        report["gate"] = {"rule": "share of next tokens that stay the same", "limit": AGREEMENT, "measured": rate}
-    verdict: Verdict = ("exact" if precision == "fp32" else "close") if passed else "failed"
-    report["golden"] = _replay(graph, cases, exact=verdict == "exact")
     return Parity(verdict, report)
 
 
-def _replay(graph: GraphModel, cases: Sequence[Case], *, exact: bool) -> dict[str, float]:
+def _replay(graph: GraphModel, cases: Sequence[Case], answer: Answer, verdict: Verdict) -> dict[str, float]:
     """How far the variant is from the golden outputs here, and how far it may be elsewhere."""
-    worst, largest = Worst(), 0.0
+    worst, largest = Worst(answer), 0.0
     for index, case in enumerate(cases):
         got = graph.replay(case.inputs, list(case.outputs))
         for (name, want), result in zip(case.outputs.items(), got, strict=True):
             worst.add(f"golden {index}", name, want, result)
             largest = max(largest, float(np.abs(want).max()))
-    tolerance = TOLERANCE * (1 + largest) if exact else max(2 * worst.absolute, 0.01)
+    tolerance = gates.golden_tolerance(worst, verdict, largest)
     return {"max_abs_difference": figure(worst.absolute), "tolerance": figure(tolerance)}

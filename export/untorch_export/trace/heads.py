@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from untorch_export.checkpoint.tasks import HIDDEN, Task
-from untorch_export.trace.marks import classifies_at_eos
+from untorch_export.answers import HIDDEN
+from untorch_export.checkpoint.inputs import classifies_at_eos
+from untorch_export.checkpoint.tasks import Task
 
 if TYPE_CHECKING:
     import torch

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def trace(model: PreTrainedModel, task: Task, folder: Path) -> dict[str, Path]:
     """Write the fp32 graphs of a model into `folder`; their paths by role. Raises ExportError."""
     try:
-        if task.answer != "next":
+        if not task.answer.generates:
             return forward.trace(model, task, folder)
         if model.config.is_encoder_decoder:
             return encoder_decoder.trace(model, folder)

@@ -77,7 +77,9 @@ def _expand_rotary_caches(graph: GraphProto) -> None:
                     expanded[cache] = f"{cache}.expanded"
                     nodes += [
                         helper.make_node("Shape", [node.input[0]], [shape], f"{cache}/rows", start=0, end=1),
-                        helper.make_node("Concat", [shape, _ones(graph), _ones(graph)], [target], f"{cache}/shape", axis=0),
+                        helper.make_node(
+                            "Concat", [shape, _ones(graph), _ones(graph)], [target], f"{cache}/shape", axis=0
+                        ),
                         helper.make_node("Expand", [cache, target], [expanded[cache]], f"{cache}/expanded"),
                     ]
                 node.input[place] = expanded[cache]

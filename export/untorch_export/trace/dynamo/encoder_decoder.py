@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from untorch_export.checkpoint.tasks import HIDDEN
+from untorch_export.answers import HIDDEN
 from untorch_export.errors import ExportError
 from untorch_export.graph import files
 from untorch_export.trace.dynamo import caches, patches, samples
@@ -67,9 +67,7 @@ def _encoder(model: PreTrainedModel, sample: dict[str, Any], cross: caches.Layer
     return convert(Encoder().eval(), sample, dict.fromkeys(sample, _SOURCE), {HIDDEN: _SOURCE, **outputs})
 
 
-def _decoder(
-    model: PreTrainedModel, mask: Tensor, own: caches.Layers, cross: caches.Layers, hidden: int
-) -> ModelProto:
+def _decoder(model: PreTrainedModel, mask: Tensor, own: caches.Layers, cross: caches.Layers, hidden: int) -> ModelProto:
     past = caches.named(own, "past_key_values", _OWN), caches.named(cross, "past_key_values", _CROSS)
     sample = {"input_ids": samples.ids(model, samples.BATCH, SEQUENCE, seed=2), "encoder_attention_mask": mask}
     sample |= {**past[0], **past[1]}

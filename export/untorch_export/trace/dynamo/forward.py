@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from untorch_export.checkpoint.inputs import place_marks
 from untorch_export.checkpoint.tasks import Task
 from untorch_export.graph import files
 from untorch_export.trace.dynamo import patches, samples
-from untorch_export.trace.dynamo.program import Axes, convert
+from untorch_export.trace.dynamo.program import convert
 from untorch_export.trace.heads import hidden_states, last_eos
-from untorch_export.trace.marks import place_marks
 
 if TYPE_CHECKING:
     import torch
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 def trace(model: PreTrainedModel, task: Task, folder: Path) -> dict[str, Path]:
     """Write `model.onnx`, with the outputs `task.graph_outputs`."""
     sample = _sample(model, task)
-    axes = dict(enumerate(("batch", "choices", "sequence") if task.answer == "choice" else ("batch", "sequence")))
+    axes = dict(enumerate(task.answer.input_axes))
+    outputs = {name: dict(enumerate(task.answer.axes(name))) for name in task.graph_outputs}
     with hidden_states(model, task), last_eos(model, task), patches.applied(model, task), without_cache(model):
-        graph = convert(_module(model, task, list(sample)), sample, dict.fromkeys(sample, axes), _outputs(task))
+        graph = convert(_module(model, task, list(sample)), sample, dict.fromkeys(sample, axes), outputs)
     path = folder / "model.onnx"
     files.save(graph, path)
     return {"model": path}
@@ -48,19 +49,11 @@ def _module(model: PreTrainedModel, task: Task, names: list[str]) -> torch.nn.Mo
     return Forward().eval()
 
 
-def _outputs(task: Task) -> dict[str, Axes]:
-    second: dict[str, Axes] = {"row": {}, "choice": {1: "choices"}}
-    return {
-        name: {0: "batch", **({1: "sequence"} if task.per_token(name) else second[task.answer])}
-        for name in task.graph_outputs
-    }
-
-
 def _sample(model: PreTrainedModel, task: Task) -> dict[str, Any]:
     """Ids, a mask with real padding, and types of tokens where the model has any."""
     import torch
 
-    rows = samples.BATCH * (samples.CHOICES if task.answer == "choice" else 1)
+    rows = samples.BATCH * task.answer.rows_an_input
     length = patches.length(model)
     lengths = torch.full((rows,), length)
     lengths[1::2] = length // 2 + 1
@@ -72,8 +65,7 @@ def _sample(model: PreTrainedModel, task: Task) -> dict[str, Any]:
         sample["token_type_ids"] = (torch.arange(length) >= lengths[:, None] // 2).long() * mask
     if not patches.has_mask(model):
         del sample["attention_mask"]
-    shape = (samples.BATCH, samples.CHOICES, length) if task.answer == "choice" else (samples.BATCH, length)
-    return {name: tensor.reshape(shape) for name, tensor in sample.items()}
+    return {name: task.answer.shaped(tensor) for name, tensor in sample.items()}
 
 
 @contextmanager

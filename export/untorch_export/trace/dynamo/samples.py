@@ -10,8 +10,8 @@ import numpy as np
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Different from each other and from one; PyTorch keeps a size of one, and may take equal sizes for the same.
-BATCH, CHOICES, SEQUENCE = 2, 3, 17
+# PyTorch would keep a size of one.
+BATCH, SEQUENCE = 2, 17
 
 
 def vocabulary(model: PreTrainedModel) -> int:

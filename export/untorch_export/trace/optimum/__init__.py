@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def trace(model: PreTrainedModel, task: Task, folder: Path) -> dict[str, Path]:
     """Write the fp32 graphs of a model into `folder`; their paths by role. Raises ExportError."""
-    if task.answer == "next":
+    if task.answer.generates:
         return generation.convert(model, task, folder)
     path = folder / "model.onnx"
     forward.convert(model, task, path)

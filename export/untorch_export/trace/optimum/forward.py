@@ -8,11 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from untorch_export.checkpoint.inputs import place_marks
 from untorch_export.checkpoint.tasks import Task
 from untorch_export.errors import ExportError
 from untorch_export.graph import files
 from untorch_export.trace.heads import hidden_states
-from untorch_export.trace.marks import place_marks
 from untorch_export.trace.optimum.windows import traceable
 
 if TYPE_CHECKING:
@@ -67,16 +67,11 @@ def _onnx_config(model: PreTrainedModel, task: Task) -> Any:
     class Config(type(base)):  # type: ignore[misc]  # the base is known only here
         @property
         def inputs(self) -> dict[str, dict[int, str]]:
-            axes = ("batch", "choices", "sequence") if task.answer == "choice" else ("batch", "sequence")
-            return {name: dict(enumerate(axes)) for name in super().inputs if name in known}
+            return {name: dict(enumerate(task.answer.input_axes)) for name in super().inputs if name in known}
 
         @property
         def outputs(self) -> dict[str, dict[int, str]]:
-            second = {"row": {}, "choice": {1: "choices"}}
-            return {
-                name: {0: "batch", **({1: "sequence"} if task.per_token(name) else second[task.answer])}
-                for name in task.graph_outputs
-            }
+            return {name: dict(enumerate(task.answer.axes(name))) for name in task.graph_outputs}
 
         def generate_dummy_inputs(self, framework: str = "pt", **shapes: Any) -> dict[str, Any]:
             if model.config.model_type == "longformer":  # its padding to whole windows has to be traced, too

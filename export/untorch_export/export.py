@@ -241,7 +241,7 @@ def _failing(what: str) -> Iterator[None]:
 
 
 def _require_packages() -> None:
-    """Raise DependencyError where the tracer's packages are missing: Optimum's exporter under transformers 4.57 only."""
+    """Raise DependencyError where a package is missing. Optimum's exporter is for transformers 4.57 only."""
     extra = "export"
     for name in ("torch", "transformers", "onnx", "tracer"):
         if name == "tracer":

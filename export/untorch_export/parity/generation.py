@@ -57,13 +57,19 @@ class TorchModel:
         self._model = checkpoint.model
         self._pairs = bool(checkpoint.model.config.is_encoder_decoder)
 
-    def encode(self, ids: Array, mask: Array) -> Array:
-        """The encoder's last hidden states (batch, sequence, hidden)."""
+    def encode(self, ids: Array, mask: Array) -> Arrays:
+        """The encoder's last hidden states (batch, sequence, hidden), by the decoder's name for them."""
         import torch
 
         with torch.inference_mode():
             states = self._model.get_encoder()(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask))
-        return states.last_hidden_state.numpy()
+        return {"encoder_hidden_states": states.last_hidden_state.numpy()}
+
+    def empty(self) -> Any:
+        """A cache that keeps all that is read, where a model's own may drop what has left a sliding window."""
+        from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+
+        return EncoderDecoderCache(DynamicCache(), DynamicCache()) if self._pairs else DynamicCache()
 
     def decode(self, inputs: Arrays, past: Any) -> tuple[Array, Any]:
         """Logits (batch, sequence, vocabulary) and the cache after them; `past` is the last one, or None."""
@@ -104,11 +110,17 @@ class GraphModel:
         self._encoder = sessions.get("encoder")
         self._decoder = sessions.get("decoder") or sessions["model"]
         self.names = [tensor.name for tensor in self._decoder.inputs]
+        # Whether the decoder makes the encoder's keys and values by itself, in its first step.
+        self.branches = "use_cache_branch" in self.names
 
-    def encode(self, ids: Array, mask: Array) -> Array:
-        """The encoder's last hidden states (batch, sequence, hidden)."""
+    def encode(self, ids: Array, mask: Array) -> Arrays:
+        """What the encoder gives, by the decoder's names: its last hidden states, and in some their keys and values."""
         assert self._encoder is not None
-        return self._encoder.run({"input_ids": ids, "attention_mask": mask}, ["last_hidden_state"])[0]
+        outputs = [tensor.name for tensor in self._encoder.outputs]
+        results = self._encoder.run({"input_ids": ids, "attention_mask": mask}, outputs)
+        names = (name.replace("present", "past_key_values") for name in outputs)
+        found = dict(zip(names, results, strict=True))
+        return {"encoder_hidden_states": found.pop("last_hidden_state"), **found}
 
     def decode(self, inputs: Arrays, past: Arrays | None) -> tuple[Array, Arrays]:
         """Logits (batch, sequence, vocabulary) and the cache after them; `past` is the last one, or None."""
@@ -162,11 +174,16 @@ def _walk(model: TorchModel | GraphModel, names: Sequence[str], prompt: Prompt) 
     if "encoder_hidden_states" in inputs:
         yield "encoder", inputs["encoder_hidden_states"][prompt.mask.astype(bool)]
     real = np.ones_like(inputs["input_ids"]) if prompt.targets is not None else prompt.mask
-    logits, past = model.decode({name: inputs[name] for name in inputs if name in names}, None)
+    logits, past = model.decode(_known(inputs, names), None)
     yield "logits", logits[real.astype(bool)]
     inputs = _next_inputs(inputs, prompt)
-    logits, _ = model.decode({name: inputs[name] for name in inputs if name in names}, past)
+    logits, _ = model.decode(_known(inputs, names), past)
     yield "logits with cache", logits.reshape(-1, logits.shape[-1])
+
+
+def _known(inputs: Arrays, names: Sequence[str]) -> Arrays:
+    """Those of the inputs that a graph of these input names reads, and the encoder's states, which PyTorch wants."""
+    return {name: array for name, array in inputs.items() if name in names or name == "encoder_hidden_states"}
 
 
 def _first_inputs(model: TorchModel | GraphModel, prompt: Prompt) -> Arrays:
@@ -175,7 +192,7 @@ def _first_inputs(model: TorchModel | GraphModel, prompt: Prompt) -> Arrays:
         return {"input_ids": prompt.ids, "attention_mask": prompt.mask, "position_ids": positions}
     return {
         "input_ids": prompt.targets,
-        "encoder_hidden_states": model.encode(prompt.ids, prompt.mask),
+        **model.encode(prompt.ids, prompt.mask),
         "encoder_attention_mask": prompt.mask,
     }
 
@@ -243,15 +260,15 @@ def _golden(checkpoint: Checkpoint, reference: TorchModel, graph: GraphModel) ->
             yield Case(
                 {"input_ids": prompt.ids, "attention_mask": prompt.mask}, {"last_hidden_state": states}, prompt.texts
             )
-        known = {name: array for name, array in inputs.items() if name in graph.names}
-        logits, past = reference.decode(known, None)
-        if prompt.targets is not None or prompt.mask.all():  # logits at padding mean nothing, and differ
-            yield Case(graph.feeds(known, None), {"logits": logits}, prompt.texts)
+        logits, past = reference.decode(_known(inputs, graph.names), reference.empty())
         arrays = reference.arrays(past)
+        if not graph.branches:
+            inputs |= {name: array for name, array in arrays.items() if ".encoder." in name}
+        if prompt.targets is not None or prompt.mask.all():  # logits at padding mean nothing, and differ
+            yield Case(graph.feeds(inputs, None), {"logits": logits}, prompt.texts)
         inputs = _next_inputs(inputs, prompt)
-        known = {name: array for name, array in inputs.items() if name in graph.names}
-        logits, _ = reference.decode(known, past)
-        yield Case(graph.feeds(known, arrays), {"logits": logits})
+        logits, _ = reference.decode(_known(inputs, graph.names), past)
+        yield Case(graph.feeds(inputs, arrays), {"logits": logits})
 
 
 def _judge(

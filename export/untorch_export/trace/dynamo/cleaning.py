@@ -64,6 +64,7 @@ def _expand_rotary_caches(graph: GraphProto) -> None:
     """
     from onnx import helper
 
+    ones = _ones(graph)
     rows = {value.name: next(_axes(value), 0) for value in graph.value_info}
     nodes: list[NodeProto] = []
     expanded: dict[str, str] = {}
@@ -77,9 +78,7 @@ def _expand_rotary_caches(graph: GraphProto) -> None:
                     expanded[cache] = f"{cache}.expanded"
                     nodes += [
                         helper.make_node("Shape", [node.input[0]], [shape], f"{cache}/rows", start=0, end=1),
-                        helper.make_node(
-                            "Concat", [shape, _ones(graph), _ones(graph)], [target], f"{cache}/shape", axis=0
-                        ),
+                        helper.make_node("Concat", [shape, ones, ones], [target], f"{cache}/shape", axis=0),
                         helper.make_node("Expand", [cache, target], [expanded[cache]], f"{cache}/expanded"),
                     ]
                 node.input[place] = expanded[cache]

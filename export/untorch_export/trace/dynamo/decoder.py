@@ -17,24 +17,21 @@ if TYPE_CHECKING:
 
 # How many tokens the sample has read before, and how many it reads: one would stay one.
 PAST, SEQUENCE = 5, 3
-_TOTAL = "past_sequence + sequence"
+# Axes: of what is read, of a cache before, and of what is there after.
+TEXT: Axes = {0: "batch", 1: "sequence"}
+PAST_CACHE: Axes = {0: "batch", 2: "past_sequence"}
+PRESENT_CACHE: Axes = {0: "batch", 2: "past_sequence + sequence"}
 
 
 def trace(model: PreTrainedModel, folder: Path) -> dict[str, Path]:
     """Write `model.onnx`: ids, mask, positions and a cache in; logits and the cache after them out."""
     sample, past = _sample(model)
-    text: dict[str, Axes] = dict.fromkeys(sample, {0: "batch", 1: "sequence"}) | {
-        "attention_mask": {0: "batch", 1: _TOTAL}
-    }
     inputs = caches.named(past, "past_key_values")
-    outputs = {name: {0: "batch", 2: _TOTAL} for name in caches.named(past, "present")}
+    axes = {**dict.fromkeys(sample, TEXT), **dict.fromkeys(inputs, PAST_CACHE)}
+    axes["attention_mask"] = {0: "batch", 1: PRESENT_CACHE[2]}
+    outputs = {"logits": TEXT, **dict.fromkeys(caches.named(past, "present"), PRESENT_CACHE)}
     with patches.applied(model):
-        graph = convert(
-            _module(model, [*sample, *inputs]),
-            {**sample, **inputs},
-            {**text, **dict.fromkeys(inputs, {0: "batch", 2: "past_sequence"})},
-            {"logits": {0: "batch", 1: "sequence"}, **outputs},
-        )
+        graph = convert(_module(model, [*sample, *inputs]), {**sample, **inputs}, axes, outputs)
     share_transposed(graph)
     path = folder / "model.onnx"
     files.save(graph, path)

@@ -12,7 +12,7 @@ from untorch_export.answers import HIDDEN
 from untorch_export.errors import ExportError
 from untorch_export.graph import files
 from untorch_export.trace.dynamo import caches, patches, samples
-from untorch_export.trace.dynamo.decoder import PAST, SEQUENCE
+from untorch_export.trace.dynamo.decoder import PAST, PAST_CACHE, PRESENT_CACHE, SEQUENCE, TEXT
 from untorch_export.trace.dynamo.program import Axes, convert
 from untorch_export.trace.dynamo.ties import share_transposed
 
@@ -52,7 +52,7 @@ def _encoder(model: PreTrainedModel, sample: dict[str, Any], cross: caches.Layer
     from torch import nn
 
     class Encoder(nn.Module):
-        """Reads a text, and has the decoder look at it once: its answer is left out of the graph, as nobody reads it."""
+        """Reads a text, and has the decoder look at it once. Nobody reads its answer, so the graph leaves it out."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -63,19 +63,18 @@ def _encoder(model: PreTrainedModel, sample: dict[str, Any], cross: caches.Layer
             states, _, cross = _read(model, ids, mask, ids.new_zeros(ids.shape[0], 1))
             return (states, *caches.named(cross, "present", _CROSS).values())
 
-    outputs = {name: _CROSS_CACHE for name in caches.named(cross, "present", _CROSS)}
-    return convert(Encoder().eval(), sample, dict.fromkeys(sample, _SOURCE), {HIDDEN: _SOURCE, **outputs})
+    outputs = {HIDDEN: _SOURCE, **dict.fromkeys(caches.named(cross, "present", _CROSS), _CROSS_CACHE)}
+    return convert(Encoder().eval(), sample, dict.fromkeys(sample, _SOURCE), outputs)
 
 
 def _decoder(model: PreTrainedModel, mask: Tensor, own: caches.Layers, cross: caches.Layers, hidden: int) -> ModelProto:
-    past = caches.named(own, "past_key_values", _OWN), caches.named(cross, "past_key_values", _CROSS)
-    sample = {"input_ids": samples.ids(model, samples.BATCH, SEQUENCE, seed=2), "encoder_attention_mask": mask}
-    sample |= {**past[0], **past[1]}
-    inputs: dict[str, Axes] = {"input_ids": {0: "batch", 1: "sequence"}, "encoder_attention_mask": _SOURCE}
-    inputs |= {**dict.fromkeys(past[0], {0: "batch", 2: "past_sequence"}), **dict.fromkeys(past[1], _CROSS_CACHE)}
-    outputs = {name: {0: "batch", 2: "past_sequence + sequence"} for name in caches.named(own, "present", _OWN)}
-    module = _decoder_module(model, list(sample), hidden)
-    return convert(module, sample, inputs, {"logits": {0: "batch", 1: "sequence"}, **outputs})
+    past, looked_at = caches.named(own, "past_key_values", _OWN), caches.named(cross, "past_key_values", _CROSS)
+    text = {"input_ids": samples.ids(model, samples.BATCH, SEQUENCE, seed=2), "encoder_attention_mask": mask}
+    sample = {**text, **past, **looked_at}
+    axes = {"input_ids": TEXT, "encoder_attention_mask": _SOURCE}
+    axes |= {**dict.fromkeys(past, PAST_CACHE), **dict.fromkeys(looked_at, _CROSS_CACHE)}
+    outputs = {"logits": TEXT, **dict.fromkeys(caches.named(own, "present", _OWN), PRESENT_CACHE)}
+    return convert(_decoder_module(model, list(sample), hidden), sample, axes, outputs)
 
 
 def _decoder_module(model: PreTrainedModel, names: list[str], hidden: int) -> torch.nn.Module:

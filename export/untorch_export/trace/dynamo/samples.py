@@ -1,4 +1,4 @@
-"""What a model is called with while it is traced: small, with padding, and no size that PyTorch would take for fixed."""
+"""What a model is called with while it is traced: small, and no size that PyTorch would take for a fixed one."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class AutoModelForSeq2SeqLM(GenerativeModel):
             mask = arguments.same_shape("attention_mask", attention_mask, ids)
         first = self._ids(decoder_input_ids, "decoder_input_ids").astype(np.int64)
         state = _Seq2SeqState(self.encoder, self.decoder, ids, mask.astype(np.int64), self.max_sequence_length)
-        logits, cache = self.decoder.run({**state.feeds, "input_ids": first}, None)
+        logits, cache = self.decoder.run({**state.feeds, "input_ids": first}, state.cache)
         outputs: dict[str, Any] = {"logits": logits}
         if inputs.get("use_cache") is not False:
             outputs["past_key_values"] = cache
@@ -82,23 +82,25 @@ class _Seq2SeqState:
         self._limit = limit
         names = {tensor.name for tensor in encoder.inputs}
         feeds = {name: array for name, array in (("input_ids", ids), ("attention_mask", mask)) if name in names}
-        _, (states,) = encoder.run_values(feeds, [], ["last_hidden_state"])
+        # An encoder may give its states' keys and values for the decoder's layers, too; else the first step does.
+        encoded = [tensor.name for tensor in encoder.outputs if tensor.name.startswith("present.")]
+        _, (states, *values) = encoder.run_values(feeds, [], ["last_hidden_state", *encoded])
         self.feeds: dict[str, Any] = {"encoder_hidden_states": states, "encoder_attention_mask": mask}
-        self._cache: Cache | None = None
+        self.cache = decoder.begin(len(ids), dict(zip(encoded, values, strict=True)))
 
     def read(self, ids: Array) -> Array:
-        arguments.check_position(ids.shape[1] + (0 if self._cache is None else len(self._cache)), self._limit)
-        logits, self._cache = self._decoder.run({**self.feeds, "input_ids": ids}, self._cache)
+        arguments.check_position(ids.shape[1] + (0 if self.cache is None else len(self.cache)), self._limit)
+        logits, self.cache = self._decoder.run({**self.feeds, "input_ids": ids}, self.cache)
         return logits[:, -1].astype(np.float32)
 
     def repeat(self, times: int) -> None:
-        assert self._cache is not None
+        assert self.cache is not None
         session = self._decoder.session
         states = session.value(self.feeds["encoder_hidden_states"].numpy().repeat(times, 0))
         mask = self.feeds["encoder_attention_mask"].repeat(times, 0)
         self.feeds = {"encoder_hidden_states": states, "encoder_attention_mask": mask}
-        self._cache = self._cache.repeat(session, times)
+        self.cache = self.cache.repeat(session, times)
 
     def reorder(self, rows: Array) -> None:
-        assert self._cache is not None
-        self._cache = self._cache.reorder(self._decoder.session, rows)
+        assert self.cache is not None
+        self.cache = self.cache.reorder(self._decoder.session, rows)

@@ -14,7 +14,7 @@ from untorch.generation import GenerationConfig, State
 from untorch.loading.sessions import OpenModel
 from untorch.model import inputs as arguments
 from untorch.model.base import as_asked
-from untorch.model.decoder import Cache, Decoder
+from untorch.model.decoder import Decoder
 from untorch.model.generative import GenerativeModel
 from untorch.model.outputs import ModelOutput, Seq2SeqLMOutput
 from untorch.numerics import Array

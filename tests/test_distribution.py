@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-ROOT = Path(__file__).resolve().parent.parent
+from helpers.paths import ROOT
+
 FORBIDDEN = {"torch", "transformers", "optimum", "onnx", "scipy"}
 
 

@@ -24,9 +24,7 @@ class DecodeStream:
     one: `tokenizer.decode_stream()`.
     """
 
-    def __init__(
-        self, decode: Callable[[list[int]], str], token: Callable[[int], str], skip: AbstractSet[int]
-    ) -> None:
+    def __init__(self, decode: Callable[[list[int]], str], token: Callable[[int], str], skip: AbstractSet[int]) -> None:
         """`decode` gives the text of ids, `token` the token of one id; ids in `skip` leave no text."""
         self._decode = decode
         self._token = token

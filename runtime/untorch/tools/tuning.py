@@ -32,7 +32,7 @@ MAX_TOKENS = {"cpu": (80, 160, 320, 640), "cuda": (4096, 16384, 65536)}
 GOALS = ("latency", "throughput")
 
 # Seconds for each length, and for each way of making batches in each round. More than one round, so that a moment in
-# which the machine is busy does not decide. With three variants on two cores it takes three quarters of a minute in all.
+# which the machine is busy does not decide. With three variants on two cores all takes three quarters of a minute.
 _LATENCY_SECONDS, _THROUGHPUT_SECONDS, _ROUNDS = 1.2, 0.3, 2
 _SENTENCES, _PROBE = 512, 32
 _TIMEOUT = 120
@@ -68,8 +68,8 @@ def trials(bundle: Bundle, *, task: str | None = None) -> Iterator[Trial]:
     task = task or bundle.task or "none"
     if task not in TASKS:
         raise TaskError(f"{bundle.path} does {task}; these can be tuned: {', '.join(TASKS)}")
-    for pool in _pools(bundle):
-        yield from _measured(bundle, task, pool)
+    for pool in pools(bundle):
+        yield from measured(bundle, task, pool)
 
 
 def best(measured: Sequence[Trial], goal: str) -> Trial:
@@ -89,7 +89,7 @@ def best(measured: Sequence[Trial], goal: str) -> Trial:
     return max(ran, key=lambda trial: trial.throughput)
 
 
-def _pools(bundle: Bundle) -> Iterator[Plan]:
+def pools(bundle: Bundle) -> Iterator[Plan]:
     """One plan for each session to measure. `_batchings` gives the ways to make batches that are tried on it."""
     cores = usable_cores()
     devices = {device: unavailable(bundle, device) for device in _devices()}
@@ -128,7 +128,8 @@ def _batchings(pool: Plan) -> Iterator[Plan]:
             yield pool._replace(callers=callers, max_tokens=max_tokens)
 
 
-def _measured(bundle: Bundle, task: str, pool: Plan) -> Iterator[Trial]:
+def measured(bundle: Bundle, task: str, pool: Plan) -> Iterator[Trial]:
+    """Measure the plans of one pool in a process of its own; one Trial with the error if that fails."""
     job = {"folder": str(bundle.path), "task": task, "pool": pool._asdict()}
     with Child(f"{__name__}:measure") as child:
         try:

@@ -36,6 +36,7 @@ lint: .venv/.installed
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+	.ci/large-files
 
 # Every workload on every engine, side by side, and the report: about half an hour on two quiet cores, after the
 # environments and models are built. `make bench BENCH=--quick` is a smoke run.

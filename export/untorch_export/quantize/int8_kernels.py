@@ -119,7 +119,7 @@ def _put_linear(graph: Graph, product: Product, seen: Activations) -> None:
     if reader is not None and reader.op_type == "Gelu" and reader.domain == CONTRIB:
         tail = _Tail(reader.output[0], gelu=True)
         graph.replace(reader, [])
-    elif reader is not None and (added := _residual(graph, reader, product.y, seen)):
+    elif reader is not None and (added := _residual(reader, product.y, seen)):
         normalises = graph.only_reader(reader.output[0])
         norm = _norm(graph, normalises, graph.shape(product.weight)[1], len(seen.shape(added) or ()))
         if normalises is not None and norm is not None:
@@ -130,7 +130,7 @@ def _put_linear(graph: Graph, product: Product, seen: Activations) -> None:
     graph.replace(place, [_linear(graph, product.x, weight, product.bias, seen.range(product.x), tail)])
 
 
-def _residual(graph: Graph, reader: onnx.NodeProto, y: str, seen: Activations) -> str:
+def _residual(reader: onnx.NodeProto, y: str, seen: Activations) -> str:
     """What a node adds to `y` that has y's shape; empty where it does something else, or repeats what it adds."""
     if reader.op_type != "Add" or set(reader.input) == {y}:
         return ""

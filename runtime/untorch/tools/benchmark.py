@@ -138,7 +138,7 @@ def measure(job: dict[str, Any]) -> Iterator[Any]:
     }
 
 
-def plain_session(folder: str, task: str) -> Answer:  # every task's outputs are computed alike
+def plain_session(folder: str, _task: str) -> Answer:
     """ONNX Runtime as it comes: default options, batches in the order of the texts, padded to their longest."""
     from untorch.ort.devices import onnxruntime
     from untorch.tokenizer import AutoTokenizer

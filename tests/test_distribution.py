@@ -106,7 +106,7 @@ def test_the_wheel_answers_without_torch(clean, tiny_bundle):
     assert python(site, "-c", "import torch").returncode != 0
     result = python(site, "-m", "untorch", "run", tiny_bundle, "hello world")
     assert result.returncode == 0, result.stderr
-    assert "hello world" in result.stdout
+    assert result.stdout.split()[0] in ("NEGATIVE", "POSITIVE")
     assert python(site, "-m", "untorch", "verify", tiny_bundle).returncode == 0
     assert python(site, "-m", "untorch", "doctor").returncode == 0
 

@@ -92,7 +92,8 @@ def test_any_values_of_a_config(config):
     with suppress(UntorchError):
         read = ModelConfig(config)
         assert read.max_sequence_length is None or read.max_sequence_length > 0
-        assert len(read.labels(read.num_labels)) == read.num_labels if read.num_labels < 100 else True
+        if read.num_labels < 100:
+            assert len(read.labels(read.num_labels)) == read.num_labels
 
 
 @cases(400)
@@ -161,7 +162,7 @@ def test_any_chat_template(template):
     chat = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}]
     start = time.monotonic()
     with suppress(InputError):
-        text = render(
+        render(
             template,
             chat,
             tools=None,
@@ -170,5 +171,4 @@ def test_any_chat_template(template):
             continue_final_message=False,
             variables={"bos_token": "<s>"},
         )
-        assert isinstance(text, str)
     assert time.monotonic() - start < 60

@@ -373,7 +373,7 @@ def test_tune_and_bench_measure_it(folder):
     assert trial.throughput > 0
 
 
-def test_tune_and_bench_leave_out_what_cannot_run(folder, elsewhere, capsys):
+def test_tune_and_bench_leave_out_what_cannot_run(folder, elsewhere):
     bundle = Bundle(folder)
     assert {plan.precision for plan in tuning.pools(bundle)} == {"fp32", "int8"}
     assert f"untorch {NAMED}" not in [engine.name for engine in engines(bundle)]

@@ -8,8 +8,10 @@ demo: .venv-demo/.installed
 	.venv-demo/bin/untorch run \
 		"I've been waiting for a HuggingFace course my whole life." "I hate this so much!"
 
+# The tests, and the share of lines that they run: it may not fall below the floor in pyproject.toml.
 test: .venv/.installed
-	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest
+	HF_HUB_OFFLINE=1 .venv/bin/python -m coverage run -m pytest
+	.venv/bin/python -m coverage report
 
 # Every task and precision of every architecture; `make test` runs a subset that has each of them.
 matrix: .venv/.installed
@@ -36,6 +38,7 @@ lint: .venv/.installed
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+	.ci/large-files
 
 # Every workload on every engine, side by side, and the report: about half an hour on two quiet cores, after the
 # environments and models are built. `make bench BENCH=--quick` is a smoke run.

@@ -65,7 +65,7 @@ def _make(name: str) -> bool:
     print(f"installing {name}", file=sys.stderr)
     venv.create(FOLDER / name, with_pip=True, clear=True, symlinks=os.name != "nt")
     command = [str(python(name)), "-m", "pip", "install", "--quiet", "-r", str(requirements)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         note.write_text((done.stderr.strip().splitlines() or ["pip failed"])[-1][:400])
         print(f"{name}: {note.read_text()}", file=sys.stderr)
@@ -85,7 +85,7 @@ def _add_kernels(name: str) -> None:
         return
     print(f"compiling untorch-kernels for {name}", file=sys.stderr)
     command = [str(python(name)), "-m", "pip", "install", "--quiet", str(KERNELS)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         print(f"{name}: no untorch-kernels: {done.stderr.strip()[-400:]}", file=sys.stderr)
     else:

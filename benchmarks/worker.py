@@ -1,17 +1,12 @@
-"""One engine with one model in its own process: reads commands as JSON lines, answers with raw samples.
+"""What the process of one engine with one model does: load it, then measure it and return raw samples.
 
-    python -m benchmarks.worker PEER MODEL FOLDER
-
-The first line out says that the model is loaded. With `--once TEXT` it answers that text, says so and ends: a cold
-start, timed from outside.
+workers.py starts these processes.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -160,54 +155,39 @@ def overhead(engine: Engine, texts: list[str], calls: int) -> dict[str, list[flo
     return samples
 
 
-def _do(command: dict[str, Any], engine: Engine, model: Model) -> Any:
-    kind = command.pop("do")
-    if kind == "answers":
-        return answers(engine, model.task, **command)
-    if kind == "overhead":
-        return overhead(engine, **command)
-    if kind == "memory_now":
-        return {"resident": resident(), "peak": resident(peak=True)}
-    return {"latency": latency, "throughput": throughput, "callers": callers, "memory": memory}[kind](engine, **command)
+class Work:
+    """The jobs of one process: `load` an engine and a model first, then measure them."""
+
+    def __init__(self) -> None:
+        self.engine: Engine | None = None
+        self.task = ""
+
+    def __call__(self, job: dict[str, Any]) -> Iterator[Any]:
+        """Do one job: its name under `do`, and the arguments of the function of that name here."""
+        do = job.pop("do")
+        if do == "load":
+            yield self._load(**job)
+        elif do == "answers":
+            yield answers(self.engine, self.task, **job)
+        elif do == "memory_now":
+            yield {"resident": resident(), "peak": resident(peak=True)}
+        else:
+            yield _MEASURES[do](self.engine, **job)
+
+    def _load(self, peer: str, model: str, task: str, folder: str, text: str) -> dict[str, Any]:
+        """Load, and answer a first text: the seconds that took, the peak memory by then, the label if there is one."""
+        start = _clock()
+        self.engine = load(next(one for one in peers() if one.name == peer), Model(model, task, Path(folder)))
+        self.task = task
+        first = answers(self.engine, task, [text])
+        label = first[0][0] if task != EMBEDDING else None
+        return {"ready": _clock() - start, "peak": resident(peak=True), "first": label}
 
 
-def main(name: str, model_name: str, task: str, folder: str, once: str | None = None) -> None:
-    """Load, then answer commands until stdin ends."""
-    # What libraries print must not come between the answers.
-    out = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-
-    def say(message: dict[str, Any]) -> None:
-        out.write(json.dumps(message) + "\n")
-        out.flush()
-
-    model = Model(model_name, task, Path(folder))
-    start = _clock()
-    try:
-        engine = load(next(peer for peer in peers() if peer.name == name), model)
-        first = answers(engine, task, [once or "a text to begin with"])
-    except Exception as error:
-        say({"error": _reason(error)})
-        return
-    say({"ready": _clock() - start, "peak": resident(peak=True), "first": first[0][0] if task != EMBEDDING else None})
-    if once is not None:
-        return
-    for line in sys.stdin:
-        try:
-            say({"result": _do(json.loads(line), engine, model)})
-        except Exception as error:
-            say({"error": _reason(error)})
-
-
-def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"[:400]
-
-
-if __name__ == "__main__":
-    arguments = sys.argv[1:]
-    text = arguments[arguments.index("--once") + 1] if "--once" in arguments else None
-    main(*arguments[:4], text)
-    sys.stdout.flush()
-    # Some engines' threads do not end by themselves.
-    os._exit(0)
+_MEASURES: dict[str, Callable[..., Any]] = {
+    "latency": latency,
+    "throughput": throughput,
+    "callers": callers,
+    "memory": memory,
+    "overhead": overhead,
+}

@@ -15,9 +15,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
-from helpers import fuzzing  # noqa: E402, F401  # it registers the profiles
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from helpers import fuzzing  # noqa: F401  # it registers the profiles
+from helpers.paths import BUNDLE_V1, ROOT
 
 settings.load_profile("suite")
 
@@ -25,7 +25,7 @@ settings.load_profile("suite")
 @pytest.fixture
 def frozen_bundle(tmp_path) -> Path:
     """A copy of the committed bundle of format version 1: a random two-label BERT of one layer."""
-    return shutil.copytree(ROOT / "tests/data/bundle-v1", tmp_path / "frozen")
+    return shutil.copytree(BUNDLE_V1, tmp_path / "frozen")
 
 
 @pytest.fixture(scope="session")

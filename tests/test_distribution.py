@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-ROOT = Path(__file__).resolve().parent.parent
+from helpers.paths import ROOT
+
 FORBIDDEN = {"torch", "transformers", "optimum", "onnx", "scipy"}
 
 
@@ -26,7 +27,7 @@ def built(tmp_path_factory):
     """(wheel, sdist), the wheel built from the sdist as `python -m build` does."""
     folder = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(ROOT)]
-    result = subprocess.run(command, capture_output=True, text=True)
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     return next(folder.glob("*.whl")), next(folder.glob("*.tar.gz"))
 
@@ -80,7 +81,7 @@ def python(site, *arguments):
     """Run Python with `site` as its only folder of packages."""
     environment = {**os.environ, "PYTHONPATH": str(site)}
     command = [sys.executable, "-S", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=site)
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, cwd=site)
 
 
 def test_the_wheel_holds_the_two_packages_and_nothing_else(built):
@@ -105,7 +106,7 @@ def test_the_wheel_answers_without_torch(clean, tiny_bundle):
     assert python(site, "-c", "import torch").returncode != 0
     result = python(site, "-m", "untorch", "run", tiny_bundle, "hello world")
     assert result.returncode == 0, result.stderr
-    assert "hello world" in result.stdout
+    assert result.stdout.split()[0] in ("NEGATIVE", "POSITIVE")
     assert python(site, "-m", "untorch", "verify", tiny_bundle).returncode == 0
     assert python(site, "-m", "untorch", "doctor").returncode == 0
 

@@ -17,6 +17,7 @@ import transformers
 
 from helpers.architectures import ARCHITECTURES, CAUSAL, HEADS, SEQ2SEQ, Architecture, checkpoint, table
 from helpers.comparing import same
+from helpers.paths import ROOT
 from untorch import pipeline
 from untorch.bundle.folder import Bundle
 from untorch.bundle.manifest import Variant
@@ -161,7 +162,7 @@ def test_the_covering_subset_has_every_architecture_and_every_task():
 
 def test_the_readme_has_the_table():
     """Names, tasks, fused layers and notes; the measured differences are those of the machine that wrote them."""
-    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     section = readme.partition("\n## Architectures\n")[2].partition("\n## ")[0]
     rows = [line for line in section.splitlines() if line.startswith("|")]
     assert [_stable(row) for row in rows] == [_stable(row) for row in table({}).splitlines()]

@@ -30,11 +30,9 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import itertools
-import json
 import multiprocessing
 import os
 import platform
-import signal
 import statistics
 import subprocess
 import sys
@@ -54,7 +52,9 @@ import numpy as np  # noqa: E402
 
 from benchmarks.gpu import engines, masks, models, texts, work  # noqa: E402
 from benchmarks.gpu.figures import merged  # noqa: E402
+from benchmarks.gpu.peer import COMPILED, RTX  # noqa: E402
 from benchmarks.gpu.record import Record  # noqa: E402
+from untorch.tools.processes import Child, ChildError  # noqa: E402
 
 # Batches and lengths: of the first model all of them, of the others the corners.
 GRID = {"distilbert-base": ((1, 8, 32, 128, 256), (16, 32, 128, 512))}
@@ -67,8 +67,6 @@ SLOW, SLOW_TOKENS = ("torch fp16 eager", "session.run fp32"), 8192
 AGREEMENT, PROBABILITY = 0.98, 0.05
 # Engines that are tried with the first model alone.
 FIRST_ONLY = ("torch fp16 eager", "session.run fp32", "untorch fp16, no graphs")
-# Engines that compile, each in a process of its own.
-COMPILED, RTX = "torch.compile max-autotune", "TensorRT-RTX plugin"
 # Engines that run the head's graph, whose last layer works for one token a row.
 HEADS = ("untorch fp16", "untorch fp16, no graphs", "untorch fp16_packed")
 
@@ -249,18 +247,24 @@ class Run(Record):
     def tests(self) -> None:
         """The tests that need a card."""
         done = self._run(
-            [sys.executable, "-m", "pytest", "tests/runtime/test_cuda.py", "-rs", "-p", "no:cacheprovider"], 120
+            [sys.executable, "-m", "pytest", "tests/runtime/ort/cuda/test_cuda.py", "-rs", "-p", "no:cacheprovider"],
+            120,
         )
         self.data["tests"] = {"rc": done.returncode, "tail": done.stdout[-3000:]}
         print(done.stdout[-1500:], flush=True)
 
     @staticmethod
+    def _environment() -> dict[str, str]:
+        return {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path[:3], os.environ.get("PYTHONPATH", "")])}
+
+    @staticmethod
     def _run(command: list[str], seconds: float) -> subprocess.CompletedProcess[str]:
         """The ended process with all it printed; one that took too long ended with 124."""
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path[:3], os.environ.get("PYTHONPATH", "")])}
         both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         try:
-            return subprocess.run(command, cwd=ROOT, env=environment, text=True, timeout=seconds, check=False, **both)
+            return subprocess.run(
+                command, cwd=ROOT, env=Run._environment(), text=True, timeout=seconds, check=False, **both
+            )
         except subprocess.TimeoutExpired as error:
             printed = error.stdout or ""
             told = printed if isinstance(printed, str) else printed.decode(errors="replace")
@@ -268,23 +272,15 @@ class Run(Record):
 
     def peer(self, engine: str, cases: Iterable[str], seconds: float) -> None:
         """An engine that compiles for as long as that takes, in a process of its own; its rows as they come."""
-        command = [sys.executable, str(Path(__file__).parent), "--peer", engine, *cases, "--device", self.device]
-        command += ["--folder", str(next(iter(self.bundles.values())).parent), *(["--quick"] if self.quick else [])]
-        # With its workers, which would hold the pipe.
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
-        try:
-            out, _ = process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            out, _ = process.communicate()
-            self.leave_out(engine, f"not all was compiled in {seconds:.0f} s")
-        for line in out.splitlines():
-            if line.startswith("{"):
-                row = json.loads(line)
-                batch, length = (int(part) for part in row["case"].split("x"))
-                self._add_forward(row["model"], engine, (batch, length), row["samples"], agreement=row["agreement"])
-        if process.returncode not in (0, -signal.SIGKILL):
-            self.leave_out(engine, f"it ended with {process.returncode}")
+        folder = str(next(iter(self.bundles.values())).parent)
+        job = {"engine": engine, "cases": list(cases), "device": self.device, "folder": folder, "quick": self.quick}
+        with Child("benchmarks.gpu.peer:measure", env=self._environment(), cwd=ROOT) as child:
+            try:
+                for row in child.ask(job, timeout=seconds):
+                    batch, length = (int(part) for part in row["case"].split("x"))
+                    self._add_forward(row["model"], engine, (batch, length), row["samples"], agreement=row["agreement"])
+            except ChildError as error:
+                self.leave_out(engine, error)
 
     def options(self) -> None:
         """Settings of the provider that might help, one at a time, on the fp16 graph or one with another mask."""
@@ -330,35 +326,13 @@ class Run(Record):
             print(row, flush=True)
 
 
-def peer(engine: str, cases: list[str], device: str, folder: Path, quick: bool) -> None:
-    """The child process: compile, compare, time, print a row at once."""
-    configs = models.QUICK if quick else models.CONFIGS
-    for case in cases:
-        model, _, shape = case.partition(":")
-        batch, length = (int(part) for part in shape.split("x"))
-        if engine == RTX:
-            forward = engines.tensorrt_rtx(models.standard_fp16(folder / model))
-        else:
-            forward = engines.torch_engine(configs[model], device, compiled="eager" if quick else "max-autotune")
-        given = texts.ids(batch, length)
-        row = texts.compare(engines.reference(configs[model])(*given), forward(*given))
-        samples = texts.samples(lambda f=forward, g=given: f(*g), quick)
-        print(json.dumps({"model": model, "case": shape, "samples": samples, **row}), flush=True)
-
-
 def main() -> None:
     """Everything, in the order in which it matters."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--budget", type=float, default=520, help="seconds in all (default: 520)")
     parser.add_argument("--quick", action="store_true", help="a smoke run: tiny models, few calls")
-    parser.add_argument("--peer", nargs="+", help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.peer is not None:
-        engine, *cases = arguments.peer
-        peer(engine, cases, arguments.device, arguments.folder, arguments.quick)
-        return
     out = Path(os.environ.get("OUT") or ROOT / "benchmarks" / "results")
     run = Run(arguments.device, arguments.budget, arguments.quick, out)
     run.describe()

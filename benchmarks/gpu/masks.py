@@ -44,12 +44,12 @@ def reform(model: ModelProto, form: str) -> ModelProto:
         raise ValueError("the graph has no MultiHeadAttention with a bias")
     for item, layer in found:
         graph.replace(item, [fused(replace(layer, added="", key_mask="" if form == "none" else f"form.{form}"))])
-    graph.prepend(*{"keys": _keys, "lengths": _lengths, "none": lambda graph: []}[form](graph))
+    graph.prepend(*{"keys": _keys, "lengths": _lengths, "none": lambda _: []}[form](graph))
     graph.drop_unused()
     return graph.finish()
 
 
-def _keys(graph: Graph) -> list[NodeProto]:
+def _keys(_: Graph) -> list[NodeProto]:
     from onnx import TensorProto, helper
 
     return [helper.make_node("Cast", ["attention_mask"], ["form.keys"], to=TensorProto.INT32)]

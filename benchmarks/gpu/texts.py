@@ -192,7 +192,7 @@ def first_answers(bundle: Path, config: dict[str, Any], device: str) -> dict[str
         "precision='fp16')('a good day'))"
     )
     theirs = (
-        f"from pathlib import Path\nfrom benchmarks.card import texts\n"
+        f"from pathlib import Path\nfrom benchmarks.gpu import texts\n"
         f"print(texts.torch_labels(Path({str(bundle)!r}), {config!r}, {device!r}, 'sdpa')(['a good day']))"
     )
     return {"untorch fp16": before + ours + after, "torch fp16 sdpa": before + theirs + after}

@@ -1,40 +1,45 @@
-/* Softmax attention, a head of a text at a time. Keys that nobody attends to are left out, so that padding costs
-   nothing but its queries; scores never leave the cache. Where the processor multiplies bf16, the two products take
-   bf16 and add up in fp32; elsewhere all is fp32. */
+/* Softmax attention. One task computes one head of one text.
+
+   Keys that the mask excludes are not copied into the task's scratch memory, so padding costs only its queries. Scores
+   are computed for a few queries at a time and stay in the cache. On processors with AVX-512 BF16 the two products
+   multiply in bf16 and add up in fp32; on others everything is fp32. */
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512bf16,fma")
 #include <string.h>
 
 #include "kernels.h"
 #include "simd.h"
 
-/* Queries whose sums stay in registers, and keys that are scored at once. */
+/* ROWS queries are computed together, so that their sums fit into registers; KEYS keys are scored in one step. */
 enum { ROWS = 6, KEYS = 64 };
 
-/* One head of one text, its keys and values laid out for the two products. */
+/* The work of one task: one head of one text, with its keys and values copied in the order that the products read. */
 typedef struct {
-    const float *queries; /* (length, …): a row every `stride` floats */
+    const float *queries; /* `length` rows of `width` floats; a row starts every `stride` floats */
     size_t stride, length, width;
     float scale;
-    size_t count, span; /* keys, and room for them in whole KEYS */
-    int halves;         /* keys, values and weights in bf16, in pairs: 32 bits hold two channels, or two keys */
-    /* Scratch: keys by channel, (width, span) floats or (width / 2, span) pairs; values, (span, width) floats or
-       (span / 2, width) pairs; scores (ROWS, span); weights, (ROWS, span / 2) pairs; queries (width / 2) pairs. */
-    float *keys, *values, *scores;
-    uint32_t *weights, *asked;
-    float *y; /* (length, …): a row every `hidden` floats */
+    size_t count, span; /* the number of keys that may be attended to, and `length` rounded up to a multiple of KEYS */
+    int halves;         /* keys, values, weights and queries are stored as pairs of bf16 in 32 bits */
+    /* Scratch memory. A pair holds two neighbouring channels (of keys and queries) or two neighbouring keys (of values
+       and weights). */
+    float *keys;       /* (width, span) floats, or (width / 2, span) pairs: transposed */
+    float *values;     /* (span, width) floats, or (span / 2, width) pairs */
+    float *scores;     /* (ROWS, span) floats */
+    uint32_t *weights; /* (ROWS, span / 2) pairs */
+    uint32_t *asked;   /* (ROWS, width / 2) pairs: the queries */
+    float *y;          /* `length` rows of `width` floats; a row starts every `hidden` floats */
     size_t hidden;
 } Head;
 
 static size_t whole(size_t n) { return (n + KEYS - 1) / KEYS * KEYS; }
 
-/* In words of the assembler for the reason that linear.c gives. */
+/* Inline assembly rather than the intrinsic, for the reason given at `dot` in linear.c. */
 ALWAYS void dot_pairs(__m512 *sum, __m512i a, __m512i b) {
     __asm__("vdpbf16ps %2, %1, %0" : "+v"(*sum) : "v"(a), "v"(b));
 }
 
 ALWAYS __m256i rounded(__m512 x) { return (__m256i)_mm512_cvtneps_pbh(x); }
 
-/* ---- laying out ---- */
+/* ---- copy a key and its value to place `place` of the scratch memory ---- */
 
 static void lay_out_floats(const Head *head, size_t place, const float *key, const float *value) {
     for (size_t d = 0; d < head->width; d++) head->keys[d * head->span + place] = key[d];
@@ -54,7 +59,8 @@ static void lay_out_halves(const Head *head, size_t place, const float *key, con
 
 /* ---- scores ---- */
 
-/* Scores of `count` queries and the KEYS keys from `t` on. `count` and `halves` are constants where this is inlined. */
+/* The scores of `count` queries with the KEYS keys from `t` on. Every caller passes constants for `count` and `halves`,
+   so that the compiler unrolls the loops and drops the branches. */
 ALWAYS void score(const Head *head, const float *query, size_t t, const size_t count, const int halves) {
     __m512 sum[ROWS][4];
     size_t steps = halves ? head->width / 2 : head->width;
@@ -88,7 +94,8 @@ ALWAYS void score(const Head *head, const float *query, size_t t, const size_t c
 
 /* ---- weights ---- */
 
-/* Turn a row of scores into weights that are not yet divided by their sum, which is returned. */
+/* Turn a row of scores into their exponentials, in place or as bf16 in `weights`, and return the sum of these, by which
+   `mix` divides. */
 ALWAYS float weigh(const Head *head, size_t row, const int halves) {
     float *scores = head->scores + row * head->span;
     __m512 high = _mm512_set1_ps(-__builtin_inff()), sum = _mm512_setzero_ps();
@@ -101,7 +108,7 @@ ALWAYS float weigh(const Head *head, size_t row, const int halves) {
         if (halves) {
             __m256i half = rounded(e);
             _mm256_storeu_si256((__m256i *)(head->weights + (row * head->span + t) / 2), half);
-            /* What is added up is what is multiplied with, so that the weights are one together. */
+            /* Sum the rounded values that `mix` multiplies with, so that the weights add up to one. */
             e = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
         } else {
             _mm512_store_ps(scores + t, e);
@@ -111,9 +118,9 @@ ALWAYS float weigh(const Head *head, size_t row, const int halves) {
     return _mm512_reduce_add_ps(sum);
 }
 
-/* ---- means ---- */
+/* ---- weighted means of the values ---- */
 
-/* `count` rows of the result, `vectors` times 16 channels of them at once. */
+/* Write `count` rows of the result, `vectors` * 16 channels at a time. */
 ALWAYS void mix(const Head *head, const float *sums, float *y, const size_t count, const size_t vectors,
                 const int halves) {
     size_t steps = halves ? (head->count + 1) / 2 : head->count;
@@ -149,7 +156,7 @@ ALWAYS void mix(const Head *head, const float *sums, float *y, const size_t coun
     }
 }
 
-/* ---- all of it ---- */
+/* ---- one head ---- */
 
 ALWAYS void some_rows(const Head *head, size_t row, const size_t count, const int halves) {
     const float *query = head->queries + row * head->stride;
@@ -184,7 +191,7 @@ ALWAYS void all_rows(const Head *head, const int halves) {
     }
 }
 
-/* Two functions, so that bf16's instructions stay out of the other. */
+/* Separate functions, so that the compiler uses no bf16 instruction in the one that must run without them. */
 static __attribute__((noinline)) void rows_of_halves(const Head *head) { all_rows(head, 1); }
 static __attribute__((noinline)) void rows_of_floats(const Head *head) { all_rows(head, 0); }
 
@@ -194,9 +201,10 @@ static void head_task(void *state, size_t index) {
     size_t place = index % run->heads * run->width, stride = 3 * hidden;
     const float *packed = run->packed + text * run->length * stride + place;
     const int32_t *mask = run->mask ? run->mask + text * run->length : NULL;
-    float *scratch = scratch_of(1, (2 * span * run->width + 2 * ROWS * span + ROWS * run->width) * sizeof(float));
+    size_t floats = 2 * span * run->width + 2 * ROWS * span + ROWS * run->width;
+    float *scratch = scratch_of(FOR_ATTENTION, floats * sizeof(float));
     if (!scratch) {
-        run->failed = 1;
+        atomic_store_explicit(&run->failed, 1, memory_order_relaxed);
         return;
     }
     Head head = {
@@ -209,12 +217,12 @@ static void head_task(void *state, size_t index) {
     size_t seen = 0;
     for (size_t t = 0; mask && t < run->length; t++) seen += mask[t] != 0;
     for (size_t t = 0; t < run->length; t++) {
-        /* A text without a token to attend to attends to all of them: nobody reads the answer, but it is a number. */
+        /* Where the mask excludes every token, attend to all: the result means nothing, but it is not NaN. */
         if (seen && !mask[t]) continue;
         const float *key = packed + t * stride + hidden;
         (head.halves ? lay_out_halves : lay_out_floats)(&head, head.count++, key, key + hidden);
     }
-    /* The products run over whole KEYS: what is beyond the last one must be numbers. */
+    /* Scores are computed for KEYS keys at a time, so the keys after the last one have to be finite numbers. */
     size_t lines = head.halves ? head.width / 2 : head.width;
     for (size_t d = 0; d < lines; d++)
         memset(head.keys + d * span + head.count, 0, (whole(head.count) - head.count) * sizeof(float));
@@ -222,5 +230,5 @@ static void head_task(void *state, size_t index) {
 }
 
 int attention_run(AttentionRun *run, Parallel *parallel, void *pool) {
-    return parallel(pool, head_task, run->batch * run->heads, run) || run->failed;
+    return parallel(pool, head_task, run->batch * run->heads, run) || atomic_load(&run->failed);
 }

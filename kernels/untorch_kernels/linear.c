@@ -1,15 +1,19 @@
-/* y = x W + bias in int8, for x in fp32: each row of x on 256 levels of its own, its outliers in fp32. */
+/* y = x W + bias in int8, for x in fp32.
+
+   Three stages, each over all rows: quantise every row of x to 256 levels between its own smallest and largest value,
+   multiply in int8 (outlier channels in fp32), and normalise the rows if a layer norm follows. */
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")
 #include <string.h>
 
 #include "kernels.h"
 #include "simd.h"
 
-/* Rows that the inner loop holds in registers, and rows whose levels stay in the second-level cache. */
+/* ROWS rows are multiplied together, so that their sums fit into registers; the levels of BLOCK rows fit into the
+   second-level cache. */
 enum { ROWS = 6, BLOCK = 128 };
-/* Rows of one task that quantises or normalises, and the numbers below which that is not worth waking a thread for. */
+/* A task quantises or normalises SOME rows. Up to SMALL numbers, waking other threads costs more than it gains. */
 enum { SOME = 4, SMALL = 1 << 15 };
-/* Tasks that the columns of a product are cut into. */
+/* The columns of a product are divided into at most TASKS tasks. */
 enum { TASKS = 16 };
 
 static size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
@@ -48,7 +52,7 @@ static void quantize_row(const LinearRun *run, size_t row) {
     for (size_t k = 0; k < depth; k += 16) {
         __mmask16 here = first(linear->inputs > k ? linear->inputs - k : 0);
         __m512 v = _mm512_mul_ps(_mm512_sub_ps(_mm512_maskz_loadu_ps(here, x + k), from), per_level);
-        /* An outlier saturates, and meets a row of zeros in the weights. */
+        /* An outlier may saturate here; that does no harm, because its row in the int8 weights is zero. */
         _mm512_mask_cvtusepi32_storeu_epi8(levels + k, first(depth - k), _mm512_cvtps_epi32(v));
     }
     run->steps[row] = step;
@@ -56,25 +60,26 @@ static void quantize_row(const LinearRun *run, size_t row) {
     for (size_t o = 0; o < linear->outliers; o++) run->picked[row * linear->outliers + o] = x[linear->places[o]];
 }
 
-/* x times the normal distribution function of x, which is (1 + erf(x / sqrt 2)) / 2; erf by Abramowitz and Stegun's
-   7.1.25, whose error of 2.5e-5 is a thousandth of the step between two of the levels that follow. */
+/* GELU: x * (1 + erf(x / sqrt 2)) / 2. erf is approximated by formula 7.1.25 of Abramowitz and Stegun, "Handbook of
+   Mathematical Functions"; its error of 2.5e-5 is about a thousandth of the quantisation step of the next product. */
 ALWAYS __m512 gelu(__m512 x) {
     __m512 size = _mm512_abs_ps(x), half = _mm512_mul_ps(size, _mm512_set1_ps(0.5f));
     __m512 t = _mm512_rcp14_ps(_mm512_fmadd_ps(size, _mm512_set1_ps(0.47047f * 0.70710678f), _mm512_set1_ps(1.0f)));
     __m512 p = _mm512_set1_ps(0.7478556f);
     p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(-0.0958798f));
     p = _mm512_mul_ps(_mm512_fmadd_ps(p, t, _mm512_set1_ps(0.3480242f)), t);
-    /* What erf lacks of 1, times |x| / 2, is GELU's distance from max(x, 0). */
+    /* GELU(x) = max(x, 0) - |x| / 2 * (1 - erf(|x| / sqrt 2)). `lack` is 1 - erf. */
     __m512 lack = _mm512_mul_ps(p, exponential(_mm512_fnmadd_ps(half, size, _mm512_setzero_ps())));
     return _mm512_fnmadd_ps(half, lack, _mm512_max_ps(x, _mm512_setzero_ps()));
 }
 
-/* In words of the assembler, because GCC 12 copies the sums to the stack and back around its own intrinsic. */
+/* Inline assembly, because GCC 12 copies the sums to the stack and back around its intrinsic for this instruction. */
 ALWAYS void dot(__m512i *sum, __m512i levels, __m512i weights) {
     __asm__("vpdpbusd %2, %1, %0" : "+v"(*sum) : "v"(levels), "v"(weights));
 }
 
-/* `count` rows from `row` on, and one tile of columns. `count` is a constant wherever this is inlined. */
+/* The product of `count` rows from `row` on with one tile of columns. Every caller passes a constant for `count`, so
+   that the compiler unrolls the loops. `ahead` is memory to prefetch meanwhile. */
 ALWAYS void tile_rows(const LinearRun *run, size_t row, const size_t count, size_t tile, const int8_t *ahead) {
     const Linear *linear = run->linear;
     size_t depth = linear->steps * DEPTH, outputs = linear->outputs;
@@ -129,8 +134,8 @@ ALWAYS void tile_rows(const LinearRun *run, size_t row, const size_t count, size
     }
 }
 
-/* The product of rows [row, end) with a tile. The weights of the next tile are asked for meanwhile, half of them beside
-   each of the first two groups of rows: a short text would else wait for memory, then multiply, then wait again. */
+/* The product of rows [row, end) with a tile. The first two groups of rows each prefetch half of the next tile's
+   weights. Without that, a short text would alternate between waiting for memory and multiplying. */
 static void tile_block(const LinearRun *run, size_t row, size_t end, size_t tile) {
     size_t bytes = run->linear->steps * DEPTH * COLUMNS;
     const int8_t *here = run->linear->weight + tile * bytes, *ahead = here + bytes;
@@ -194,7 +199,7 @@ static int over_rows(LinearRun *run, Task *task, size_t width, Parallel *paralle
     return 0;
 }
 
-/* Tiles of one task: neighbours, so that the next one is known, but not so many that a thread is left without. */
+/* The number of tiles of one task. They are neighbours, so that each can prefetch the next. */
 static size_t tiles_of_task(const Linear *linear) { return (linear->tiles + TASKS - 1) / TASKS; }
 
 static void multiply_task(void *state, size_t index) {

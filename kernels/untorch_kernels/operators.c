@@ -1,6 +1,6 @@
-/* The kernels as operators of ONNX Runtime, in the domain `untorch`: Linear and Attention.
+/* Registers the two kernels with ONNX Runtime as the operators Linear and Attention of the domain `untorch`.
 
-   Every size is checked here, because a bundle's graph may say anything. */
+   A graph file may come from anywhere, so every size in it is checked here before a kernel sees it. */
 #include <cpuid.h>
 #include <math.h>
 #include <pthread.h>
@@ -12,41 +12,6 @@
 #include "ort.h"
 
 enum { MOST_AXES = 8 };
-
-/* ---- scratch: a buffer a thread and use, which grows and is freed with its thread ---- */
-
-typedef struct {
-    void *memory[2];
-    size_t size[2];
-} Scratch;
-
-static pthread_key_t scratch_key;
-static pthread_once_t scratch_once = PTHREAD_ONCE_INIT;
-
-static void free_scratch(void *held) {
-    Scratch *scratch = held;
-    free(scratch->memory[0]);
-    free(scratch->memory[1]);
-    free(scratch);
-}
-
-static void make_scratch_key(void) { pthread_key_create(&scratch_key, free_scratch); }
-
-void *scratch_of(int use, size_t bytes) {
-    pthread_once(&scratch_once, make_scratch_key);
-    Scratch *scratch = pthread_getspecific(scratch_key);
-    if (!scratch) {
-        scratch = calloc(1, sizeof *scratch);
-        if (!scratch || pthread_setspecific(scratch_key, scratch)) return free(scratch), NULL;
-    }
-    if (scratch->size[use] < bytes) {
-        free(scratch->memory[use]);
-        scratch->size[use] = 0;
-        scratch->memory[use] = aligned_alloc(64, (bytes + 63) / 64 * 64);
-        if (scratch->memory[use]) scratch->size[use] = bytes;
-    }
-    return scratch->memory[use];
-}
 
 /* ---- tensors ---- */
 
@@ -81,7 +46,7 @@ static OrtStatus *read_tensor(const OrtApi *ort, const OrtValue *value, int type
     return status;
 }
 
-/* An input of one run; `data` is null where an optional one is left out. */
+/* Read an input of this run. `data` is null where the graph leaves out an optional input. */
 static OrtStatus *read_input(const OrtApi *ort, const OrtContext *context, size_t index, int type, const char *name,
                              Tensor *tensor) {
     size_t count;
@@ -92,7 +57,7 @@ static OrtStatus *read_input(const OrtApi *ort, const OrtContext *context, size_
     return status || !value ? status : read_tensor(ort, value, type, name, tensor);
 }
 
-/* An input that the graph holds; `data` is null where an optional one is left out. */
+/* Read an input whose value the graph stores. `data` is null where it is left out, or is not a constant. */
 static OrtStatus *read_constant(const OrtApi *ort, const OrtInfo *info, size_t index, int type, const char *name,
                                 Tensor *tensor) {
     size_t count;
@@ -128,7 +93,7 @@ static int on_pool(void *pool, Task *task, size_t count, void *state) {
 /* ---- Linear ---- */
 
 enum { X, WEIGHT, COLUMN_ROWS, PLACES, RESIDUAL, LINEAR_INPUTS };
-/* Sums of 255 x 127 stay within 32 bits up to here. */
+/* A sum of MOST_INPUTS products of at most 255 x 127 still fits into 32 bits. */
 enum { MOST_INPUTS = 1 << 16, MOST_OUTPUTS = 1 << 20, MOST_OUTLIERS = 1024 };
 
 typedef struct {
@@ -142,8 +107,9 @@ static void destroy_linear(void *kernel) {
     free(kernel);
 }
 
-/* The constants stay where ONNX Runtime has mapped them: they live as long as the kernel. Only what says where to read
-   is copied, because the file may be written over. */
+/* Read and check the constants. Weights are used where ONNX Runtime has mapped them, since they live as long as the
+   kernel. The outliers' places are copied before they are checked: the file behind the mapping may be written over
+   later, and a changed place would read out of bounds. */
 static OrtStatus *fill_linear(LinearKernel *kernel, const OrtApi *ort, const OrtInfo *info) {
     Linear *linear = &kernel->linear;
     Tensor weight, rows, places;
@@ -221,7 +187,7 @@ static OrtStatus *compute_linear(void *made, OrtContext *context) {
     x.sizes[x.axes - 1] = (int64_t)linear->outputs;
     status = write_output(ort, context, x.sizes, x.axes, &run.y);
     if (status || !run.rows) return status;
-    void *scratch = scratch_of(0, linear_scratch(linear, run.rows));
+    void *scratch = scratch_of(FOR_LINEAR, linear_scratch(linear, run.rows));
     if (!scratch) return ort->CreateStatus(ORT_FAIL, "no memory for Linear's input");
     linear_place(&run, scratch);
     Pool pool = {ort, context};
@@ -237,7 +203,7 @@ typedef struct {
     int halves;
 } AttentionKernel;
 
-/* CPUID leaf 7, subleaf 1, EAX bit 5. */
+/* Whether this processor has AVX-512 BF16: CPUID leaf 7, subleaf 1, EAX bit 5. */
 static int has_bf16(void) {
     unsigned a, b, c, d;
     return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1);
@@ -285,7 +251,7 @@ static OrtStatus *compute_attention(void *made, OrtContext *context) {
     return failed ? ort->CreateStatus(ORT_FAIL, "Attention could not use its threads, or had no memory") : NULL;
 }
 
-/* ---- what ONNX Runtime asks ---- */
+/* ---- the descriptions of the operators: their names, inputs and outputs ---- */
 
 static const char *linear_name(const OrtCustomOp *op) { return (void)op, "Linear"; }
 static const char *attention_name(const OrtCustomOp *op) { return (void)op, "Attention"; }
@@ -323,7 +289,7 @@ static const OrtCustomOp attention_operator = {
 
 #define EXPORTED __attribute__((visibility("default")))
 
-/* One domain for every session: it has to outlive them all. */
+/* All sessions share one domain, which is never freed because it has to outlive them. */
 static pthread_mutex_t domain_lock = PTHREAD_MUTEX_INITIALIZER;
 static OrtDomain *domain;
 
@@ -340,7 +306,8 @@ static OrtStatus *make_domain(const OrtApi *ort) {
     return status;
 }
 
-/* ONNX Runtime calls this when a session registers the library. */
+/* Add the operators to a session's options. ONNX Runtime finds this function by name and calls it when a session
+   registers the library. */
 EXPORTED OrtStatus *RegisterCustomOps(OrtOptions *options, const OrtApiBase *base) {
     const OrtApi *ort = base->GetApi(ORT_VERSION);
     if (!ort) return NULL; /* older than 1.17: the graph's operators will be unknown */
@@ -350,7 +317,7 @@ EXPORTED OrtStatus *RegisterCustomOps(OrtOptions *options, const OrtApiBase *bas
     return status ? status : ort->AddCustomOpDomain(options, domain);
 }
 
-/* The first of the instruction sets in need that this processor lacks, or null. */
+/* The name of the first required instruction set that this processor lacks, or null if it has them all. */
 EXPORTED const char *untorch_kernels_missing(void) {
     __builtin_cpu_init();
     if (!__builtin_cpu_supports("avx512f")) return "AVX-512";
@@ -360,7 +327,7 @@ EXPORTED const char *untorch_kernels_missing(void) {
     return __builtin_cpu_supports("avx512vnni") ? NULL : "AVX-512 VNNI";
 }
 
-/* Whether this processor multiplies matrices of bytes in its tiles (CPUID leaf 7, EDX bit 25). */
+/* Whether this processor has AMX int8, matrix products in tile registers: CPUID leaf 7, EDX bit 25. */
 EXPORTED int untorch_kernels_amx(void) {
     unsigned a, b, c, d;
     return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 25 & 1);

@@ -1,7 +1,7 @@
-/* The part of ONNX Runtime's C interface that custom operators need.
+/* The part of ONNX Runtime's C interface (onnxruntime_c_api.h) that custom operators need.
 
-   OrtApi is a table of functions that only grows: a function keeps its place for good, so that the places below, those
-   of version 1.17 (onnxruntime_c_api.h), hold in every later one. */
+   OrtApi is a table of function pointers. New versions only append to it, so the places below, taken from version 1.17,
+   are right for every later version. */
 #ifndef UNTORCH_ORT_H
 #define UNTORCH_ORT_H
 
@@ -67,7 +67,7 @@ typedef struct {
     const char *(*GetVersionString)(void);
 } OrtApiBase;
 
-/* Version 16 of the description of an operator, the first whose functions return a status. */
+/* The description of an operator, in its version 16, the first in which creating and running one return a status. */
 typedef struct OrtCustomOp {
     uint32_t version;
     void *CreateKernel;

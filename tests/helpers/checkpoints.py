@@ -6,7 +6,9 @@ from pathlib import Path
 
 import torch
 import transformers
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer
+
+from helpers.paths import DATA
 
 WORDS = (
     "hello world this movie is great and that film was awful I love hate the a an it do not "
@@ -15,19 +17,12 @@ WORDS = (
 
 
 def word_piece(folder: Path, **settings) -> transformers.PreTrainedTokenizerFast:
-    """A BERT tokenizer with a vocabulary of a few hundred pieces, trained on a few words; saved into `folder`."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=special, show_progress=False)
-    alphabet = "abcdefghijklmnopqrstuvwxyz0123456789.,!?'"
-    tokenizer.train_from_iterator(
-        [WORDS.lower(), " ".join(alphabet), " ".join(f"x{char}" for char in alphabet)], trainer
-    )
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
+    """A BERT tokenizer with a vocabulary of some hundred pieces of WORDS; saved into `folder`.
+
+    The vocabulary was trained once and is kept in tests/data: the trainer breaks ties by the order of a hash map, so
+    that each process would get other ids, and from the same random weights other answers.
+    """
+    tokenizer = Tokenizer.from_file(str(DATA / "tokenizers" / "bert.json"))
     fast = transformers.BertTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **settings)
     fast.save_pretrained(folder)
     return fast

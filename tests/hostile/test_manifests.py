@@ -101,7 +101,7 @@ def test_a_tokenizer_alone_is_held_to_the_manifest(frozen_bundle, name):
 
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "config.json"])
-def test_a_side_file_that_changes_while_it_is_read(frozen_bundle, monkeypatch, name):
+def test_a_side_file_that_changes_while_it_is_read(frozen_bundle, name):
     """Even when the very same bytes come back afterwards."""
     path = frozen_bundle / name
     content = path.read_bytes()

@@ -113,7 +113,7 @@ def test_a_signature_of_another_key_that_claims_to_be_this_one(frozen_bundle, si
     assert verify(frozen_bundle, tmp_path / "forged.sig", keys[1]) == 1
 
 
-def test_the_signature_of_another_bundle(frozen_bundle, signature, keys, tmp_path):
+def test_the_signature_of_another_bundle(frozen_bundle, keys, tmp_path):
     other = shutil.copytree(frozen_bundle, tmp_path / "other")
     path = other / "untorch.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "created": "2020-01-01"}))

@@ -13,21 +13,20 @@ import time
 import weakref
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
 from helpers import fuzzing
+from helpers.paths import BUNDLE_V1
 from untorch import Batcher, InputError, IntegrityError, pipeline
 
-BUNDLE = Path(__file__).resolve().parents[1] / "data/bundle-v1"
 CALLS = 5_000 * (fuzzing.TIMES if fuzzing.is_long() else 1)
 THREADS, TASKS = 64, 1_000
 
 
 @pytest.fixture(scope="module")
 def classify():
-    return pipeline(None, BUNDLE, precision="fp32", device="cpu", threads=2)
+    return pipeline(None, BUNDLE_V1, precision="fp32", device="cpu", threads=2)
 
 
 @pytest.fixture(scope="module")

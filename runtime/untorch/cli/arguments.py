@@ -31,7 +31,7 @@ def add_trust_argument(parser: argparse.ArgumentParser) -> None:
 class _SetTrust(argparse.Action):
     """Sets the variable, so that all that is loaded, in worker processes too, is under the same policy."""
 
-    def __call__(self, parser: object, namespace: object, values: object, option_string: object = None) -> None:
+    def __call__(self, _parser: object, _namespace: object, values: object, _option: object = None) -> None:
         os.environ["UNTORCH_REQUIRE_VERIFIED"] = "1" if values == "verified" else "0"
 
 

@@ -1,4 +1,4 @@
-"""`untorch bench`: how fast a bundle is on this machine, beside the other engines installed here."""
+"""`untorch bench`: how fast a bundle is on this machine, beside plain ONNX Runtime and engines of your own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("bundles", nargs="+", metavar="BUNDLE", help="a bundle's folder, installed model or Hub id")
     parser.add_argument("--task", metavar="T", help="what to do with the texts (default: what the bundle was made for)")
-    parser.add_argument("--checkpoint", metavar="DIR", help="the PyTorch checkpoint, to measure transformers with")
+    engine = "also measure what FUNCTION(folder, task) returns, called with lists of texts; may be given several times"
+    parser.add_argument("--engine", action="append", default=[], metavar="MODULE:FUNCTION", help=engine)
     parser.add_argument("--calls", type=int, default=200, metavar="N", help="calls a text length (default: 200)")
     parser.add_argument("--texts", type=int, default=512, metavar="N", help="texts for throughput (default: 512)")
     parser.add_argument("--json", action="store_true", help="print one JSON object an engine, every sample included")
@@ -32,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
         if not args.json:
             lengths = "".join(f"{f'p50/p99 {length}':>18}" for length in LENGTHS)
             print(f"{name}\n  {'engine':<20}{lengths}{'texts/s':>10}{'start':>9}{'peak':>10}")
-        measured = benchmark(bundle, task=args.task, checkpoint=args.checkpoint, calls=args.calls, texts=args.texts)
+        measured = benchmark(bundle, task=args.task, others=args.engine, calls=args.calls, texts=args.texts)
         for precision, reason in unavailable(bundle, "cpu").items():
             print(f"left out: untorch {precision}: {reason}", file=sys.stderr)
         for found in measured:

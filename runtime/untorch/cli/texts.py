@@ -31,7 +31,7 @@ def read(file: IO[str], kind: str, name: str, fields: Sequence[str] = ("text",))
         raise InputError(f"{name} is not UTF-8 text: {error}") from error
 
 
-def _read_txt(file: IO[str], name: str, fields: Sequence[str]) -> Iterator[tuple[int, Any]]:
+def _read_txt(file: IO[str], _name: str, _fields: Sequence[str]) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(file, 1):
         yield number, line.rstrip("\r\n")
 

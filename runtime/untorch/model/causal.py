@@ -65,6 +65,7 @@ class AutoModelForCausalLM(GenerativeModel):
         return np.ascontiguousarray(given)
 
     def _begin(self, ids: Array, mask: Array, config: GenerationConfig, start: ArrayLike | None) -> tuple[State, Array]:
+        del config  # a continued text begins with its own tokens
         if start is not None:
             raise InputError("a decoder-only model has no decoder_input_ids; pass input_ids")
         if not mask[:, -1].all():

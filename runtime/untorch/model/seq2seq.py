@@ -46,6 +46,7 @@ class AutoModelForSeq2SeqLM(GenerativeModel):
         The outputs are `logits` of every decoder position, `past_key_values` (not with `use_cache=False`), and
         `encoder_last_hidden_state` (batch, source, hidden). Raises as `AutoModel` does.
         """
+        del token_type_ids  # a tokenizer may give them, and no encoder-decoder reads them
         if input_ids is None or decoder_input_ids is None:
             raise InputError("an encoder-decoder reads input_ids and decoder_input_ids; to get an answer, use generate")
         arguments.refuse_unknown(type(self).__name__, inputs, ())

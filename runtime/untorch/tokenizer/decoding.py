@@ -1,13 +1,10 @@
-"""Text out of ids, all at once or as they come."""
+"""Text from token ids that arrive one at a time."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from untorch.tokenizer.vocabulary import Vocabulary
 
 _CLEAN_UPS = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
@@ -21,38 +18,40 @@ def clean_up_tokenization(text: str) -> str:
 
 
 class DecodeStream:
-    """Decodes one sequence id by id, never giving out half a character.
+    """Decodes one sequence id by id and returns text as soon as its characters are complete.
 
-    What `step` and `flush` give, joined, is `decode(ids, clean_up_tokenization_spaces=False)`.
+    The joined results of `step` and `flush` are `decode(ids, clean_up_tokenization_spaces=False)`. A tokenizer makes
+    one: `tokenizer.decode_stream()`.
     """
 
-    def __init__(self, vocabulary: Vocabulary, skip: AbstractSet[int]) -> None:
-        """`skip` are ids that leave no text."""
-        self._vocabulary = vocabulary
+    def __init__(self, decode: Callable[[list[int]], str], token: Callable[[int], str], skip: AbstractSet[int]) -> None:
+        """`decode` gives the text of ids, `token` the token of one id; ids in `skip` leave no text."""
+        self._decode = decode
+        self._token = token
         self._skip = skip
-        # Decoders treat the first token of a sequence differently, so the ids of the last text given out
-        # stay in the window as context.
+        # Decoders treat the first token of a sequence differently. The ids of the text returned last stay in the
+        # window, so that the next ones are never first.
         self._window: list[int] = []
         self._context = 0
         self._given = ""
 
     def step(self, token_id: int) -> str | None:
-        """Take one more id; the text that it makes certain, or None. Raises InputError for an unknown id."""
-        token = self._vocabulary.convert_ids_to_tokens(int(token_id))
+        """Add one id; return the text that is complete with it, or None. Raises InputError for an unknown id."""
+        token = self._token(int(token_id))
         if token_id in self._skip:
             return None
         self._window.append(int(token_id))
-        # A run of byte tokens is valid or not only as a whole.
+        # A run of byte tokens is decoded only when it ends, because it is valid UTF-8 or not as a whole.
         if _BYTE_TOKEN.fullmatch(token):
             return None
         return self._give(self._decode(self._window), final=False)
 
     def flush(self) -> str | None:
-        """The text still held back when the sequence ends, or None."""
+        """End the sequence; return the text that was still held back, or None."""
         return self._give(self._decode(self._window), final=True)
 
     def _give(self, text: str, *, final: bool) -> str | None:
-        # U+FFFD at the end is an unfinished character until proved otherwise.
+        # U+FFFD at the end is most likely a character whose last bytes are still to come.
         if len(text) <= len(self._given) or (text.endswith("\ufffd") and not final):
             return None
         new = text[len(self._given) :]
@@ -60,6 +59,3 @@ class DecodeStream:
         self._context = len(self._window)
         self._given = self._decode(self._window)
         return new
-
-    def _decode(self, ids: list[int]) -> str:
-        return self._vocabulary.decode(ids, clean_up_tokenization_spaces=False)

@@ -245,7 +245,11 @@ class Vocabulary:
     def decode_stream(self, skip_special_tokens: bool = True) -> DecodeStream:
         """Decode id by id: `stream.step(id)` gives the text that became certain, `stream.flush()` the rest."""
         special = {index for index, token in self.added_tokens_decoder.items() if token.special}
-        return DecodeStream(self, special if skip_special_tokens else frozenset())
+        return DecodeStream(
+            lambda ids: self.decode(ids, clean_up_tokenization_spaces=False),
+            self.convert_ids_to_tokens,
+            special if skip_special_tokens else frozenset(),
+        )
 
     def get_special_tokens_mask(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None, already_has_special_tokens: bool = False

@@ -1,20 +1,15 @@
-"""How fast a bundle is on this machine, beside the other engines installed here; each in a process of its own.
+"""How fast a bundle is on this machine, beside other engines; each is measured in a process of its own.
 
-It knows nothing of models: an engine is a function from a list of texts to answers. Run as a module it is one of
-those processes.
+This module knows nothing of models. An engine is a function `load(folder, task)`, given a bundle's folder and a task,
+that returns a function from a list of texts to their answers.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +17,13 @@ import numpy as np
 
 from untorch.bundle.config import ModelConfig
 from untorch.bundle.folder import Bundle
-from untorch.errors import InputError, TaskError, first_line
+from untorch.errors import InputError, TaskError
 from untorch.loading.choice import unavailable
+from untorch.tools.processes import Child, ChildError
+from untorch.tools.texts import FIRST, sentences, text_of
 
-# Tasks that take plain texts, and the classes with which Optimum reads their graphs.
-_OPTIMUM_CLASSES = {
-    "text-classification": "ORTModelForSequenceClassification",
-    "token-classification": "ORTModelForTokenClassification",
-    "feature-extraction": "ORTModelForFeatureExtraction",
-    "sentence-embeddings": "ORTModelForFeatureExtraction",
-}
+TASKS = ("text-classification", "token-classification", "feature-extraction", "sentence-embeddings")
 LENGTHS = (16, 32, 128)
-_STORY = (
-    "the story of a small town by the river where people work and talk about the weather every day is long and good "
-    "but in the end some of them leave for the city to find new friends and a better life with more light and music"
-)
-_WORDS = _STORY.split()
 _PLAIN_BATCH = 32
 _TIMEOUT = 900
 
@@ -46,16 +32,14 @@ Answer = Callable[[list[str]], Any]
 
 @dataclass(frozen=True)
 class Engine:
-    """What is measured: `untorch` in one precision, `onnxruntime` (a plain session), `optimum` or `transformers`."""
+    """What is measured: a name to show, and what its process loads.
 
-    kind: str
-    precision: str
-    folder: str
+    `load` is "module:function", or None for untorch itself, which then runs the variant `precision`.
+    """
 
-    @property
-    def name(self) -> str:
-        """Kind and precision."""
-        return f"{self.kind} {self.precision}"
+    name: str
+    precision: str | None = None
+    load: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,8 +48,8 @@ class Measurement:
 
     `start` is the seconds from process start to the first answer; `peak` the most resident bytes at the end, None
     where the system does not say; `latency` the seconds of every call with one text, by its tokens (lengths over the
-    model's limit are left out); `throughput` texts
-    a second over sentences in one call. With an `error` there is nothing else.
+    model's limit are left out); `throughput` texts a second over sentences in one call. With an `error` there is
+    nothing else.
     """
 
     engine: str
@@ -84,144 +68,82 @@ class Measurement:
         return asdict(self)
 
 
-def engines(bundle: Bundle, checkpoint: str | os.PathLike[str] | None = None) -> list[Engine]:
-    """What can be measured: every variant that this CPU can run, plain ONNX Runtime, and Optimum and transformers.
+def engines(bundle: Bundle, others: Sequence[str] = ()) -> list[Engine]:
+    """What is measured: each variant that this CPU can run, ONNX Runtime as it comes, and `others`, "module:function".
 
-    Of the last two what is installed; transformers needs the PyTorch `checkpoint` the bundle was made from.
+    Raises InputError for one of `others` that is not written so.
     """
-    folder = str(bundle.path)
+    if wrong := [name for name in others if not all(name.partition(":"))]:
+        raise InputError(f"{wrong[0]!r} names no engine; write MODULE:FUNCTION, as in my_engines:transformers")
     not_here = unavailable(bundle, "cpu")
-    found = [Engine("untorch", precision, folder) for precision in bundle.variants if precision not in not_here]
+    found = [Engine(f"untorch {precision}", precision) for precision in bundle.variants if precision not in not_here]
     if "fp32" in bundle.variants:
-        found.append(Engine("onnxruntime", "fp32", folder))
-        if _installed("optimum.onnxruntime") and _installed("torch"):
-            found.append(Engine("optimum", "fp32", folder))
-    if checkpoint is not None:
-        if not (_installed("transformers") and _installed("torch")):
-            raise InputError("a checkpoint can only be measured where transformers and torch are installed")
-        found.append(Engine("transformers", "fp32", os.fspath(checkpoint)))
-    return found
+        found.append(Engine("onnxruntime fp32", load=f"{__name__}:plain_session"))
+    return found + [Engine(name, load=name) for name in others]
 
 
 def benchmark(
-    bundle: Bundle,
-    *,
-    task: str | None = None,
-    checkpoint: str | os.PathLike[str] | None = None,
-    calls: int = 200,
-    texts: int = 512,
+    bundle: Bundle, *, task: str | None = None, others: Sequence[str] = (), calls: int = 200, texts: int = 512
 ) -> Iterator[Measurement]:
     """Measure one engine after the other, never two at once; yields each as it is done.
 
-    `calls` is the number of calls with one text a length, `texts` how many are answered in one call for throughput. An
-    engine that fails gives a Measurement with its error. Raises TaskError for a task that does not take plain texts,
-    InputError for a checkpoint that cannot be measured here.
+    `calls` is the number of calls with one text a length, `texts` how many are answered in one call for throughput,
+    `others` are engines as `engines` takes them. An engine that fails gives a Measurement with its error. Raises
+    TaskError for a task that does not take plain texts, InputError for arguments that cannot be.
     """
     task = task or bundle.task or "none"
-    if task not in _OPTIMUM_CLASSES:
-        raise TaskError(f"{bundle.path} does {task}; these can be measured: {', '.join(_OPTIMUM_CLASSES)}")
+    if task not in TASKS:
+        raise TaskError(f"{bundle.path} does {task}; these can be measured: {', '.join(TASKS)}")
     if min(calls, texts) < 1:
         raise InputError("calls and texts are numbers from 1")
-    for engine in engines(bundle, checkpoint):
-        yield _measured(engine, task, calls, texts)
+    for engine in engines(bundle, others):
+        job = {"engine": asdict(engine), "folder": str(bundle.path), "task": task, "calls": calls, "texts": texts}
+        yield _measured(engine, job)
 
 
-def text_of(count: Callable[[str], int], tokens: int, start: int = 0) -> str:
-    """A text of at most `tokens` tokens, as near as whole words come; `start` says with which word it begins."""
-    words: list[str] = []
-    while True:
-        longer = [*words, _WORDS[(start + len(words)) % len(_WORDS)]]
-        if count(" ".join(longer)) > tokens:
-            return " ".join(words or longer)
-        words = longer
-
-
-def _installed(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ImportError:  # the parent package is not there
-        return False
-
-
-def _measured(engine: Engine, task: str, calls: int, texts: int) -> Measurement:
-    job = {"engine": asdict(engine), "task": task, "calls": calls, "texts": texts}
-    command = [sys.executable, "-m", "untorch.tools.benchmark", json.dumps(job)]
+def _measured(engine: Engine, job: dict[str, Any]) -> Measurement:
     start = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    with Child(f"{__name__}:measure") as child:
         try:
-            assert process.stdout is not None
-            process.stdout.readline()
+            results = child.ask(job, timeout=_TIMEOUT)
+            next(results)
             first = time.perf_counter() - start
-            rest, _ = process.communicate(timeout=_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return Measurement(engine.name, error=f"it took more than {_TIMEOUT} s")
-    try:
-        found = json.loads(rest.splitlines()[-1])
-    except (IndexError, ValueError):
-        return Measurement(engine.name, error=f"its process ended with code {process.returncode}")
-    if "error" in found:
-        return Measurement(engine.name, error=found["error"])
+            [found] = results
+        except ChildError as error:
+            return Measurement(engine.name, error=str(error))
     latency = {int(tokens): samples for tokens, samples in found["latency"].items()}
     return Measurement(engine.name, first, found["peak"], latency, found["throughput"])
 
 
-def _child(job: dict[str, Any]) -> dict[str, Any]:
-    """One engine's work, in its own process. The first answer is announced as soon as it is there."""
-    engine = Engine(**job["engine"])
-    answer = _load(engine, job["task"])
-    answer([" ".join(_WORDS[:10])])
-    print("ready", flush=True)
-    count = _counter(Path(engine.folder))
+def measure(job: dict[str, Any]) -> Iterator[Any]:
+    """Measure one engine; called in its process. The first result says that the first answer is there."""
+    engine, folder = Engine(**job["engine"]), Path(job["folder"])
+    answer = _load(engine, str(folder), job["task"])
+    answer([FIRST])
+    yield "ready"
+    count = _counter(folder)
+    limit = ModelConfig.load(folder).max_sequence_length or LENGTHS[-1]
     latency: dict[int, list[float]] = {}
-    limit = ModelConfig.load(Path(engine.folder)).max_sequence_length or LENGTHS[-1]
     for tokens in (length for length in LENGTHS if length <= limit):
         given = [text_of(count, tokens, start) for start in range(8)]
         for number in range(3 + job["calls"] // 10):
             answer([given[number % len(given)]])
         latency[tokens] = [_seconds(answer, [given[number % len(given)]]) for number in range(job["calls"])]
-    rng = np.random.default_rng(0)
-    lengths = np.clip(rng.lognormal(np.log(20), 0.7, job["texts"]), 4, min(limit, LENGTHS[-1])).astype(int)
-    sentences = [text_of(count, int(length), number) for number, length in enumerate(lengths)]
-    answer(sentences[:_PLAIN_BATCH])
-    return {
+    texts = sentences(count, job["texts"], min(limit, LENGTHS[-1]))
+    answer(texts[:_PLAIN_BATCH])
+    yield {
         "latency": latency,
-        "throughput": len(sentences) / _seconds(answer, sentences),
+        "throughput": len(texts) / _seconds(answer, texts),
         "peak": _peak_memory(),
     }
 
 
-def _seconds(answer: Answer, texts: list[str]) -> float:
-    start = time.perf_counter()
-    answer(texts)
-    return time.perf_counter() - start
-
-
-def _load(engine: Engine, task: str) -> Answer:
-    if engine.kind == "untorch":
-        from untorch.pipelines import pipeline
-
-        return pipeline(task, engine.folder, device="cpu", precision=engine.precision)
-    if engine.kind == "onnxruntime":
-        return _plain_session(Bundle(engine.folder))
-    # By name, because the runtime must never need these; where they are installed they are only compared with.
-    transformers = importlib.import_module("transformers")
-    model: Any = engine.folder
-    if engine.kind == "optimum":
-        graph = Path(Bundle(engine.folder).variant("fp32").graphs["model"].file)
-        model_class = getattr(importlib.import_module("optimum.onnxruntime"), _OPTIMUM_CLASSES[task])
-        model = model_class.from_pretrained(engine.folder, subfolder=str(graph.parent), file_name=graph.name)
-    kind = "feature-extraction" if task == "sentence-embeddings" else task
-    tokenizer = transformers.AutoTokenizer.from_pretrained(engine.folder)
-    run = transformers.pipeline(kind, model=model, tokenizer=tokenizer, device="cpu")
-    return lambda texts: run(texts, batch_size=min(_PLAIN_BATCH, len(texts)))
-
-
-def _plain_session(bundle: Bundle) -> Answer:
+def plain_session(folder: str, _task: str) -> Answer:
     """ONNX Runtime as it comes: default options, batches in the order of the texts, padded to their longest."""
     from untorch.ort.devices import onnxruntime
     from untorch.tokenizer import AutoTokenizer
 
+    bundle = Bundle(folder)
     graph = bundle.file(bundle.variant("fp32").graphs["model"].file)
     session = onnxruntime().InferenceSession(str(graph), providers=["CPUExecutionProvider"])
     wanted = {item.name for item in session.get_inputs()}
@@ -238,6 +160,22 @@ def _plain_session(bundle: Bundle) -> Answer:
     return answer
 
 
+def _load(engine: Engine, folder: str, task: str) -> Answer:
+    if engine.load is None:
+        from untorch.pipelines import pipeline
+
+        return pipeline(task, folder, device="cpu", precision=engine.precision or "auto")
+    module, _, name = engine.load.partition(":")
+    answer: Answer = getattr(import_module(module), name)(folder, task)
+    return answer
+
+
+def _seconds(answer: Answer, texts: list[str]) -> float:
+    start = time.perf_counter()
+    answer(texts)
+    return time.perf_counter() - start
+
+
 def _counter(folder: Path) -> Callable[[str], int]:
     from untorch.tokenizer import AutoTokenizer
 
@@ -251,17 +189,3 @@ def _peak_memory() -> int | None:
         return None
     peak = next((line for line in status.read_text().splitlines() if line.startswith("VmHWM:")), None)
     return None if peak is None else int(peak.split()[1]) * 1024
-
-
-def main(arguments: Sequence[str]) -> None:
-    """What the process of one engine does: announce the first answer, then print everything as JSON."""
-    try:
-        found = _child(json.loads(arguments[0]))
-    except Exception as error:  # whatever an engine raises is its result
-        print("failed")
-        found = {"error": f"{type(error).__name__}: {first_line(error)}"}
-    print(json.dumps(found), flush=True)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

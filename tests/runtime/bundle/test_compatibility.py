@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import inspect
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import untorch
+from helpers.paths import BUNDLE_V1, DATA
 from untorch import Bundle, FormatError, pipeline
 from untorch.bundle.manifest import FORMAT_VERSION
 from untorch.tools.verification import verify
-
-DATA = Path(__file__).resolve().parents[2] / "data"
 
 
 def test_a_bundle_of_version_1_loads_and_answers():
     """The folder is frozen: it is what version 1 wrote, and no later untorch may need it changed."""
     answers = json.loads((DATA / "bundle-v1-answers.json").read_text())
-    classify = pipeline(None, DATA / "bundle-v1", precision="fp32", device="cpu", threads=1)
+    classify = pipeline(None, BUNDLE_V1, precision="fp32", device="cpu", threads=1)
     for text, expected in answers:
         answer = classify(text)[0]
         assert answer["label"] == expected["label"]
@@ -28,10 +26,10 @@ def test_a_bundle_of_version_1_loads_and_answers():
 
 
 def test_a_bundle_of_version_1_holds_its_digests_and_its_reference():
-    bundle = Bundle(DATA / "bundle-v1")
+    bundle = Bundle(BUNDLE_V1)
     bundle.check()
     assert list(bundle.variants) == ["fp32", "int8"]
-    assert json.loads((DATA / "bundle-v1/untorch.json").read_text())["format_version"] == 1
+    assert json.loads((BUNDLE_V1 / "untorch.json").read_text())["format_version"] == 1
     fp32 = next(replay for replay in verify(bundle, device="cpu").replays if replay.precision == "fp32")
     assert fp32.passed
 
@@ -70,7 +68,10 @@ def public_interface():
 
 
 def test_the_public_interface_is_the_one_that_is_listed():
-    """Where it is meant to change: python tests/runtime/test_compatibility.py > tests/data/public_interface.txt."""
+    """Write the list again where the interface is meant to change.
+
+    PYTHONPATH=tests python tests/runtime/bundle/test_compatibility.py > tests/data/public_interface.txt
+    """
     assert list(public_interface()) == (DATA / "public_interface.txt").read_text().splitlines()
 
 

@@ -7,12 +7,12 @@ import json
 import logging
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from helpers.paths import DATA
 from untorch import BundleError, DependencyError, DeviceError, pipeline
 from untorch.ort import opening, openvino, providers
 from untorch.ort.cuda import libraries
@@ -21,7 +21,7 @@ from untorch.ort.providers import Node
 from untorch.ort.session import Session
 from untorch.tools.diagnosis import PROBE
 
-MESSAGES = json.loads((Path(__file__).parents[2] / "data/cuda-messages.json").read_text())["messages"]
+MESSAGES = json.loads((DATA / "cuda-messages.json").read_text())["messages"]
 
 
 @pytest.mark.parametrize("name", ["tpu", "cuda:x", "cuda:-1", "", "gpu", "openvino:0"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -14,9 +13,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from helpers.fuzzing import cases
+from helpers.paths import BUNDLE_V1
 from untorch import AutoModel, AutoModelForSequenceClassification, Batcher, UntorchError, pipeline
-
-BUNDLE = Path(__file__).resolve().parents[2] / "data/bundle-v1"
 
 # How far an answer may depend on the other texts of its batch. int8 has a scale for each row, so what is left is the
 # rounding of sums in another order, as in fp32.
@@ -30,12 +28,12 @@ batches = st.lists(texts, max_size=12)
 
 @pytest.fixture(scope="module", params=["fp32", "int8"])
 def classify(request):
-    return pipeline(None, BUNDLE, precision=request.param, device="cpu", threads=2, truncation=True)
+    return pipeline(None, BUNDLE_V1, precision=request.param, device="cpu", threads=2, truncation=True)
 
 
 @pytest.fixture(scope="module")
 def embed():
-    return pipeline("sentence-embeddings", BUNDLE, precision="fp32", device="cpu", threads=2, truncation=True)
+    return pipeline("sentence-embeddings", BUNDLE_V1, precision="fp32", device="cpu", threads=2, truncation=True)
 
 
 def test_everything_that_is_no_text_is_refused(classify):
@@ -97,7 +95,7 @@ def test_any_ids(model, ids, mask):
 
 @pytest.fixture(scope="module")
 def model():
-    return AutoModelForSequenceClassification.from_pretrained(BUNDLE, precision="fp32", device="cpu", threads=1)
+    return AutoModelForSequenceClassification.from_pretrained(BUNDLE_V1, precision="fp32", device="cpu", threads=1)
 
 
 def graph_that_gives(shape):

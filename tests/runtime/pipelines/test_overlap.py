@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.paths import BUNDLE_V1
 from untorch import AutoModelForSequenceClassification, SequenceTooLongError, pipeline
 from untorch.ort.cuda import queue
 from untorch.ort.devices import Device
 from untorch.pipelines import overlap
 
-BUNDLE = Path(__file__).parents[2] / "data/bundle-v1"
 # How long a test waits for what must happen: far longer than it takes.
 PATIENCE = 30.0
 
@@ -31,12 +30,12 @@ def small_windows(monkeypatch):
 def on_a_card(monkeypatch):
     """A pipeline that takes itself to be on a card; its session is on the CPU."""
     monkeypatch.setattr(AutoModelForSequenceClassification, "device", Device("cuda:0"))
-    return pipeline(model=BUNDLE, device="cpu", precision="fp32")
+    return pipeline(model=BUNDLE_V1, device="cpu", precision="fp32")
 
 
 @pytest.fixture(scope="module")
 def plain():
-    return pipeline(model=BUNDLE, device="cpu", precision="fp32")
+    return pipeline(model=BUNDLE_V1, device="cpu", precision="fp32")
 
 
 def texts(count):

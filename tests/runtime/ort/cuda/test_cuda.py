@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers.paths import BUNDLE_V1
 from untorch import AutoModelForSequenceClassification, UntorchError, pipeline
 from untorch.bundle.folder import Bundle
 from untorch.ort import providers
@@ -17,8 +18,6 @@ from untorch.ort.session import Session
 from untorch.tools.diagnosis import PROBE, diagnose
 
 pytestmark = [pytest.mark.cuda, pytest.mark.filterwarnings("ignore")]
-
-ROOT = Path(__file__).resolve().parents[4]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -200,7 +199,7 @@ def test_the_memory_of_captured_graphs_levels_off(bundle):
 
 
 def test_a_bundle_of_the_first_format_runs(tmp_path):
-    folder = shutil.copytree(ROOT / "tests/data/bundle-v1", tmp_path / "frozen")
+    folder = shutil.copytree(BUNDLE_V1, tmp_path / "frozen")
     assert Bundle(folder).verified
     card, cpu = (pipeline(model=folder, device=device, precision="fp32") for device in ("cuda", "cpu"))
     texts = ["a good day", "a bad film", "so"]

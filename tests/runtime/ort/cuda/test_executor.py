@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.paths import BUNDLE_V1
 from untorch.ort.cuda import libraries, queue
 from untorch.ort.cuda.buckets import Bucket
 from untorch.ort.cuda.executor import CudaExecutor
@@ -44,7 +44,7 @@ def own_queue(monkeypatch):
 
 @pytest.fixture(scope="module")
 def session():
-    return Session(Path(__file__).parents[3] / "data/bundle-v1/onnx/model.onnx", device="cpu")
+    return Session(BUNDLE_V1 / "onnx/model.onnx", device="cpu")
 
 
 @pytest.fixture(scope="module")

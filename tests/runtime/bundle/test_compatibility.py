@@ -70,7 +70,7 @@ def public_interface():
 
 
 def test_the_public_interface_is_the_one_that_is_listed():
-    """Where it is meant to change: python tests/runtime/test_compatibility.py > tests/data/public_interface.txt."""
+    """Where it is meant to change: python tests/runtime/bundle/test_compatibility.py > tests/data/public_interface.txt."""
     assert list(public_interface()) == (DATA / "public_interface.txt").read_text().splitlines()
 
 

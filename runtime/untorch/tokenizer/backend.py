@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from tokenizers import Encoding
+from tokenizers import AddedToken, Encoding
 from tokenizers import Tokenizer as RustTokenizer
 
 from untorch import native
@@ -76,6 +76,14 @@ class Backend:
                 raise
             raise InputError(_diagnose(inputs, is_pretokenized, truncation, error)) from error
         return encodings
+
+    def add(self, tokens: Sequence[str | AddedToken], *, special: bool) -> int:
+        """Add tokens to the vocabulary; how many are new. No other thread may be encoding."""
+        with self._lock:
+            add = self.tokenizer.add_special_tokens if special else self.tokenizer.add_tokens
+            count: int = add(list(tokens))
+            self._views.clear()
+            return count
 
     def _view(self, truncation: TruncationSettings | None, split_special_tokens: bool) -> RustTokenizer:
         key = (truncation, split_special_tokens)

@@ -118,6 +118,10 @@ class BatchEncoding(UserDict[str, Any]):
         word_ids: list[int | None] = self._row(batch_index).word_ids
         return word_ids
 
+    def words(self, batch_index: int = 0) -> list[int | None]:
+        """The same as `word_ids`; transformers' older name for it."""
+        return self.word_ids(batch_index)
+
     def token_to_sequence(self, batch_or_token_index: int, token_index: int | None = None) -> int | None:
         """Which text of the pair a token came from: 0, 1, or None for a special token."""
         row, token = self._locate_token(batch_or_token_index, token_index)
@@ -166,6 +170,14 @@ class BatchEncoding(UserDict[str, Any]):
         row, char = self._locate(batch_or_char_index, char_index)
         word: int | None = row.char_to_word(char, sequence_index)
         return word
+
+    def to(self, device: object, *, non_blocking: bool = False) -> Self:
+        """Return the encoding itself: arrays are numpy's, and the model copies them to its own device.
+
+        It is here so that code for transformers runs as it is; neither argument changes anything.
+        """
+        del device, non_blocking
+        return self
 
     def convert_to_tensors(self, tensor_type: str | None = None, prepend_batch_axis: bool = False) -> Self:
         """Turn every value into a numpy array, in place; `tensor_type` is "np" or None (do nothing).

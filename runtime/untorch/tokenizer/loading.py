@@ -29,6 +29,8 @@ class Settings(NamedTuple):
     """Everything about a tokenizer that the Rust tokenizer does not hold."""
 
     family: Family
+    class_name: str
+    """The tokenizer class that the files name or imply, as transformers calls it; empty if neither."""
     special_tokens: dict[str, str | None]
     additional_special_tokens: list[str]
     extra_special_tokens: dict[str, str]
@@ -77,7 +79,8 @@ def _load(folder: Path, overrides: Mapping[str, Any], name_or_path: str | None) 
         raise FormatError(f"{path} is not a tokenizer: {error}") from error
 
     config = _read(folder / "tokenizer_config.json")
-    name = _class_name(folder, config)
+    class_name = _class_name(folder, config)
+    name = class_name.removesuffix("Fast").removesuffix("Tokenizer")
     family = FAMILIES.get(name, GENERIC)
 
     settings: dict[str, Any] = {**family.defaults, **config, **overrides}
@@ -91,6 +94,7 @@ def _load(folder: Path, overrides: Mapping[str, Any], name_or_path: str | None) 
     limit = settings.get("model_max_length", settings.get("max_len"))
     return tokenizer, Settings(
         family=family,
+        class_name=class_name,
         special_tokens={key: str(special[key]) if key in special else None for key in TOKEN_NAMES},
         additional_special_tokens=[str(token) for token in special.get(ADDITIONAL, [])],
         extra_special_tokens={
@@ -129,8 +133,10 @@ def _class_name(folder: Path, config: Mapping[str, Any]) -> str:
     name = config.get("tokenizer_class")
     if name is None:
         model = _read(folder / "config.json")
-        name = model.get("tokenizer_class") or TOKENIZER_OF.get(str(model.get("model_type")), "")
-    return str(name).removesuffix("Fast").removesuffix("Tokenizer")
+        name = model.get("tokenizer_class")
+        if name is None and (implied := TOKENIZER_OF.get(str(model.get("model_type")))):
+            name = f"{implied}Tokenizer"
+    return str(name or "")
 
 
 def _token(value: Any) -> Any:

@@ -19,8 +19,10 @@ from untorch.errors import InputError
 from untorch.tokenizer import padding as pads
 from untorch.tokenizer.backend import TruncationSettings
 from untorch.tokenizer.chat import ChatTemplates
+from untorch.tokenizer.editing import Editing
 from untorch.tokenizer.encoding import BatchEncoding, check_tensor_type
 from untorch.tokenizer.loading import Settings, check_side, load
+from untorch.tokenizer.preparing import Preparing
 from untorch.tokenizer.strategies import LARGE_INTEGER, CallOptions, Strategy, resolve
 from untorch.tokenizer.vocabulary import Vocabulary
 
@@ -31,7 +33,7 @@ _INT64 = np.dtype(np.int64)
 Text = str | Sequence[str] | Sequence[Sequence[str]]
 
 
-class Tokenizer(ChatTemplates, Vocabulary):
+class Tokenizer(ChatTemplates, Editing, Preparing, Vocabulary):
     """A tokenizer read from a folder; behaves as transformers' `PreTrainedTokenizerFast` and its subclasses do.
 
     Any number of threads may call one tokenizer at once, as long as none changes its attributes.
@@ -40,6 +42,7 @@ class Tokenizer(ChatTemplates, Vocabulary):
     def __init__(self, tokenizer: RustTokenizer, settings: Settings) -> None:
         """Take over a Rust tokenizer and the settings read with it; see `from_pretrained`."""
         super().__init__(tokenizer, settings)
+        self.class_name = settings.class_name
         self.model_max_length = settings.model_max_length
         self.model_input_names = settings.model_input_names
         self.padding_side = settings.padding_side
@@ -296,23 +299,6 @@ class Tokenizer(ChatTemplates, Vocabulary):
     def max_len_sentences_pair(self) -> int:
         """How many tokens of a pair fit the model beside the special ones."""
         return self.model_max_length - self.num_special_tokens_to_add(pair=True)
-
-    def build_inputs_with_special_tokens(
-        self, token_ids_0: list[int], token_ids_1: list[int] | None = None
-    ) -> list[int]:
-        """Put the special tokens that a call would add around one or two sequences of ids."""
-        # A stand-in encoding shows where the post-processor leaves each sequence.
-        probe = "a" if token_ids_1 is None else ("a", "a")
-        encoding = self._backend.encode([probe])[0]
-        built: list[int] = []
-        placed: set[int] = set()
-        for index, sequence in zip(encoding.ids, encoding.sequence_ids, strict=True):
-            if sequence is None:
-                built.append(index)
-            elif sequence not in placed:
-                placed.add(sequence)
-                built += token_ids_0 if sequence == 0 else token_ids_1 or []
-        return built
 
     def _call_one(self, text: Text, text_pair: Text | None, options: CallOptions) -> BatchEncoding:
         for value, name in ((text, "text"), (text_pair, "text_pair")):

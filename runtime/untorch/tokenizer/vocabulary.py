@@ -251,20 +251,6 @@ class Vocabulary:
             special if skip_special_tokens else frozenset(),
         )
 
-    def get_special_tokens_mask(
-        self, token_ids_0: list[int], token_ids_1: list[int] | None = None, already_has_special_tokens: bool = False
-    ) -> list[int]:
-        """1 for each special token of a sequence that has them already, 0 for each other.
-
-        Raises InputError for sequences without them: ask the call itself, with return_special_tokens_mask=True.
-        """
-        if not already_has_special_tokens or token_ids_1 is not None:
-            raise InputError(
-                "pass already_has_special_tokens=True, or call the tokenizer with return_special_tokens_mask=True"
-            )
-        special = set(self.all_special_ids)
-        return [int(index in special) for index in token_ids_0]
-
 
 def _flat_ids(token_ids: Ids) -> list[int]:
     if isinstance(token_ids, np.ndarray | np.integer):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -132,7 +132,7 @@ class AutoModel:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy, or what another process unpickles, is loaded from where this one came from.
-        return type(self).load, (self.bundle, self._request)
+        return _load_again, (type(self), self.bundle.reopen, self._request)
 
     @property
     def device(self) -> Device:
@@ -245,6 +245,10 @@ class AutoModel:
         arguments.check_ids(ids, self.config.get("vocab_size"))
         self.check_length(ids.shape[-1])
         return ids
+
+
+def _load_again(model_class: type[AutoModel], reopen: Callable[[], Bundle], request: LoadRequest) -> AutoModel:
+    return model_class.load(reopen(), request)
 
 
 def positions(value: Any, ids: Array) -> Array:

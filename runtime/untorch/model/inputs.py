@@ -35,6 +35,8 @@ _REFUSED = {
     "decoder_attention_mask": "the decoder reads every token of decoder_input_ids",
     "decoder_head_mask": _FIXED,
     "decoder_inputs_embeds": "the graph reads decoder_input_ids",
+    "encoder_attention_mask": "the graph reads no other text than input_ids",
+    "encoder_hidden_states": "the graph reads no other text than input_ids",
     "encoder_outputs": "pass input_ids: the encoder runs in the same call",
     "head_mask": _FIXED,
     "inputs_embeds": _IDS,

@@ -4,7 +4,6 @@ nothing here, and those that cannot be had, with what to do instead.
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterable, MutableMapping
 from typing import Any, TypedDict
@@ -100,5 +99,7 @@ def refuse_others(arguments: MutableMapping[str, Any], own: Iterable[str], owner
             if value is None or value is False or (isinstance(value, str) and value == "auto"):
                 continue
             raise InputError(f"{owner} takes no {name} (given: {value!r}); {REFUSED[name]}")
+        import difflib  # here: only a mistake should pay for it
+
         near = difflib.get_close_matches(name, [*own, *Source.__annotations__], 1)
         raise InputError(f"{owner} takes no argument {name}" + (f"; did you mean {near[0]}?" if near else ""))

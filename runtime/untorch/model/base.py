@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -117,7 +118,7 @@ class AutoModel:
             )
         with bundle.held():
             model = cls(bundle, opened, ModelConfig.load(bundle.path))
-        model._request = request
+        model._request = replace(request, background=None)
         session.capture(model.max_sequence_length, {"input_ids": model.config.get("pad_token_id") or 0})
         return model
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -64,6 +63,8 @@ def refuse_unknown(owner: str, given: Mapping[str, Any], used: Iterable[str]) ->
             continue
         if name in _REFUSED:
             raise InputError(f"{owner} takes no {name}: {_REFUSED[name]}")
+        import difflib  # here: only a mistake should pay for it
+
         near = difflib.get_close_matches(name, sorted({"input_ids", "attention_mask", *used, *_REFUSED}), 1)
         raise InputError(f"{owner} takes no argument {name}" + (f"; did you mean {near[0]}?" if near else ""))
 

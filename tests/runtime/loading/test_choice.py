@@ -214,6 +214,7 @@ def test_a_name_travels_and_a_token_stays(frozen_bundle, monkeypatch):
     assert pickle.loads(sent).path == frozen_bundle
 
 
-def test_work_under_way_stays_where_it_is():
-    request = LoadRequest("cpu", "int8", 2, BackgroundTask(lambda: None))
-    assert pickle.loads(pickle.dumps(request)) == LoadRequest("cpu", "int8", 2)
+def test_work_that_went_on_while_a_model_was_loaded_does_not_travel_with_it(frozen_bundle):
+    request = LoadRequest("cpu", "fp32", 2, BackgroundTask(lambda: None))
+    model = AutoModel.load(Bundle(frozen_bundle), request)
+    assert pickle.loads(pickle.dumps(model)).session.threads == 2

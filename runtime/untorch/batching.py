@@ -9,7 +9,7 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 # Most tokens of a batch, padding counted, by kind of device. On a CPU a batch should stay in the cache while it goes
-# through a layer: more tokens make it slower (benchmarks/NOTES.md). A card wants to be filled.
+# through a layer: more tokens make it slower (benchmarks/NOTES.md). A GPU wants to be filled.
 # OpenVINO's number is the CPU's; it was not measured.
 MAX_TOKENS = {"cpu": 160, "cuda": 16384, "openvino": 160}
 

@@ -4,7 +4,6 @@ nothing here, and those that cannot be had, with what to do instead.
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterable, MutableMapping
 from typing import Any, TypedDict
@@ -25,11 +24,19 @@ class Source(TypedDict, total=False):
 
 # Whatever is asked for with these, it is what is done anyway or has no part in what a bundle computes.
 HARMLESS = {
+    "allow_all_kernels",
     "attn_implementation",  # how attention is computed was settled by the export
+    "disable_mmap",
+    "experts_implementation",
     "ignore_mismatched_sizes",
+    "kernel_config",
     "low_cpu_mem_usage",  # weights are mapped, never copied
+    "offload_buffers",
+    "offload_state_dict",
     "resume_download",  # downloads always resume
+    "tqdm_class",
     "trust_remote_code",  # there is no code in a bundle
+    "use_kernels",
     "use_safetensors",
     "weights_only",  # nothing in a bundle is ever unpickled
 }
@@ -42,17 +49,25 @@ _EXPORTED = "it is settled when a checkpoint is exported: run `untorch export` o
 # Name → what to do in its place. None, False and "auto" ask for nothing.
 REFUSED = {
     "adapter_kwargs": _EXPORTED,
+    "adapter_name": _EXPORTED,
     "config": _EXPORTED,
     "device_map": _DEVICE,
+    "device_mesh": _DEVICE,
+    "distributed_config": _DEVICE,
     "dtype": _DTYPE,
     "export": "run `untorch export` and load the folder that it writes",
     "file_name": "name the variant: precision='fp32', precision='int8'",
     "from_flax": _EXPORTED,
     "from_tf": _EXPORTED,
+    "fusion_config": _EXPORTED,
+    "generation_config": "pass it to generate",
     "gguf_file": _EXPORTED,
+    "key_mapping": _EXPORTED,
     "load_in_4bit": _SMALLER,
     "load_in_8bit": _SMALLER,
     "max_memory": _DEVICE,
+    "mirror": "set the environment variable HF_ENDPOINT",
+    "offload_folder": _DEVICE,
     "output_loading_info": "loading reports by errors alone",
     "provider": _DEVICE,
     "proxies": "set the environment variables HTTP_PROXY and HTTPS_PROXY",
@@ -61,6 +76,7 @@ REFUSED = {
     "state_dict": _EXPORTED,
     "torch_dtype": _DTYPE,
     "tp_plan": _DEVICE,
+    "tp_size": _DEVICE,
     "use_auth_token": "pass token=",
     "variant": "name the variant: precision='fp16'",
 }
@@ -83,5 +99,7 @@ def refuse_others(arguments: MutableMapping[str, Any], own: Iterable[str], owner
             if value is None or value is False or (isinstance(value, str) and value == "auto"):
                 continue
             raise InputError(f"{owner} takes no {name} (given: {value!r}); {REFUSED[name]}")
+        import difflib  # here: only a mistake should pay for it
+
         near = difflib.get_close_matches(name, [*own, *Source.__annotations__], 1)
         raise InputError(f"{owner} takes no argument {name}" + (f"; did you mean {near[0]}?" if near else ""))

@@ -263,11 +263,12 @@ def discover(files: Iterable[str]) -> dict[str, Variant]:
         for role, stems in _ROLES.items():
             for stem in stems:
                 for name, precision in _graphs(names, folder, stem):
-                    data = [f"{name}_data", f"{name}.data"]
-                    if read_name(precision).base == "int8":
-                        # Nothing says here that int8's variants share one.
-                        data.append(f"{folder}{INT8_SHARED}")
-                    graph = GraphFile(name, tuple(other for other in data if other in names))
+                    # Large files are cut into several: `model.onnx_data`, `model.onnx_data_1`, …
+                    data = [other for other in sorted(names) if other.startswith((f"{name}_data", f"{name}.data"))]
+                    # Nothing says here that int8's variants share one.
+                    if read_name(precision).base == "int8" and folder + INT8_SHARED in names:
+                        data.append(folder + INT8_SHARED)
+                    graph = GraphFile(name, tuple(data))
                     found.setdefault(precision, {}).setdefault(role, graph)
     ordered = sorted(found, key=lambda precision: (precision != FP32, precision))
     return {precision: Variant(precision, found[precision]) for precision in ordered}

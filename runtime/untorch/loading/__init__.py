@@ -1,1 +1,1 @@
-"""From a bundle to running sessions: which variant, on which device, with which remembered plan."""
+"""From a bundle to running sessions: `choice.py` decides, `plans.py` remembers what was tuned, `sessions.py` opens."""

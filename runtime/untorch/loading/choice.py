@@ -35,10 +35,6 @@ class LoadRequest:
     threads: int | None = None
     background: BackgroundTask[Any] | None = None
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Work that is under way does not travel.
-        return LoadRequest, (self.device, self.precision, self.threads)
-
     @property
     def is_open(self) -> bool:
         """Whether the caller leaves everything to untorch, so that a remembered plan may decide."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -117,7 +118,7 @@ class AutoModel:
             )
         with bundle.held():
             model = cls(bundle, opened, ModelConfig.load(bundle.path))
-        model._request = request
+        model._request = replace(request, background=None)
         session.capture(model.max_sequence_length, {"input_ids": model.config.get("pad_token_id") or 0})
         return model
 
@@ -132,7 +133,7 @@ class AutoModel:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copy, or what another process unpickles, is loaded from where this one came from.
-        return type(self).load, (self.bundle, self._request)
+        return _load_again, (type(self), self.bundle.reopen, self._request)
 
     @property
     def device(self) -> Device:
@@ -245,6 +246,10 @@ class AutoModel:
         arguments.check_ids(ids, self.config.get("vocab_size"))
         self.check_length(ids.shape[-1])
         return ids
+
+
+def _load_again(model_class: type[AutoModel], reopen: Callable[[], Bundle], request: LoadRequest) -> AutoModel:
+    return model_class.load(reopen(), request)
 
 
 def positions(value: Any, ids: Array) -> Array:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -35,6 +34,8 @@ _REFUSED = {
     "decoder_attention_mask": "the decoder reads every token of decoder_input_ids",
     "decoder_head_mask": _FIXED,
     "decoder_inputs_embeds": "the graph reads decoder_input_ids",
+    "encoder_attention_mask": "the graph reads no other text than input_ids",
+    "encoder_hidden_states": "the graph reads no other text than input_ids",
     "encoder_outputs": "pass input_ids: the encoder runs in the same call",
     "head_mask": _FIXED,
     "inputs_embeds": _IDS,
@@ -62,6 +63,8 @@ def refuse_unknown(owner: str, given: Mapping[str, Any], used: Iterable[str]) ->
             continue
         if name in _REFUSED:
             raise InputError(f"{owner} takes no {name}: {_REFUSED[name]}")
+        import difflib  # here: only a mistake should pay for it
+
         near = difflib.get_close_matches(name, sorted({"input_ids", "attention_mask", *used, *_REFUSED}), 1)
         raise InputError(f"{owner} takes no argument {name}" + (f"; did you mean {near[0]}?" if near else ""))
 

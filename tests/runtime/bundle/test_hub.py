@@ -11,11 +11,12 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from untorch import BundleError, TaskError
+from untorch import BundleError, IntegrityError, TaskError
 from untorch.bundle.hub import resolve
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -163,9 +164,7 @@ def test_a_repository_without_onnx_says_how_to_export(ask):
 
 
 def test_an_absent_precision_names_what_there_is(ask):
-    printed = ask(error_of("resolve('someone/tiny', precision='fp16')"))
-    assert "no graph in that precision" in printed
-    assert "onnx/model_int8.onnx" in printed
+    assert "no fp16 variant; it has fp32, int8" in ask(error_of("pipeline(None, 'someone/tiny', precision='fp16')"))
 
 
 def test_an_unknown_repository(ask):
@@ -175,6 +174,62 @@ def test_an_unknown_repository(ask):
 def test_offline_and_not_in_the_cache(ask, hub):
     assert ask(error_of("resolve('someone/tiny')"), offline=True).startswith("BundleError 'someone/tiny' is no folder")
     assert hub[1] == []
+
+
+@pytest.mark.parametrize("base", [OSError, Exception])
+@pytest.mark.parametrize("message", ["", "\n[Errno -2] Name or service not known\nand forty lines more"])
+def test_a_hub_that_cannot_be_reached_is_a_bundle_error_whatever_http_library_says_so(monkeypatch, base, message):
+    """requests' errors are OSErrors; those of httpx and httpx2, which huggingface_hub uses since 1.0, are not."""
+    import huggingface_hub
+
+    class ConnectError(base):
+        pass
+
+    def fail(*_, **__):
+        raise ConnectError(message)
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", fail)
+    reason = "Name or service not known" if message else "ConnectError"
+    with pytest.raises(BundleError, match=f"'nobody/nothing' is no folder.*from the Hub: .*{reason}$"):
+        resolve("nobody/nothing")
+
+
+def test_arguments_of_the_hub_reach_it(monkeypatch, tmp_path):
+    import huggingface_hub
+
+    seen = {}
+
+    def info(self, name, **given):
+        seen["model_info"] = given
+        siblings = [SimpleNamespace(rfilename=name) for name in ("sub/onnx/model.onnx", "onnx/model.onnx", "sub/a.txt")]
+        return SimpleNamespace(sha=COMMIT, siblings=siblings)
+
+    def snapshot(name, **given):
+        seen["snapshot"] = given
+        (tmp_path / "sub").mkdir(exist_ok=True)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", info)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    asked = {"revision": "v2", "token": "secret", "cache_dir": "/somewhere"}
+    assert resolve("some/thing", subfolder="sub", force_download=True, **asked) == tmp_path / "sub"
+    assert seen["model_info"] == {"revision": "v2", "token": "secret"}
+    patterns = seen["snapshot"].pop("allow_patterns")
+    assert {"sub/onnx/model.onnx", "sub/*.json"} <= set(patterns)
+    assert "onnx/model.onnx" not in patterns
+    assert seen["snapshot"] == {"force_download": True, **asked}
+    resolve("some/thing", subfolder="sub", local_files_only=True, **asked)
+    assert seen["snapshot"] == {"local_files_only": True, **asked}
+
+
+def test_a_subfolder_of_a_folder(tiny_bundle, tmp_path):
+    assert resolve(tiny_bundle.parent, subfolder=tiny_bundle.name) == tiny_bundle
+    with pytest.raises(BundleError, match="has no folder nothing"):
+        resolve(tmp_path, subfolder="nothing")
+    with pytest.raises(IntegrityError, match="outside the bundle"):
+        resolve(tmp_path, subfolder="../elsewhere")
 
 
 def test_a_folder_is_taken_as_it_is(tiny_bundle):

@@ -145,9 +145,11 @@ def test_shape_arithmetic_may_stay_on_the_cpu():
 
 def test_provider_options():
     assert providers.cuda_options(providers.Device("cuda:3"))["device_id"] == "3"
-    assert "enable_cuda_graph" not in providers.cuda_options("cuda:0")
-    assert providers.cuda_options("cuda:0", graphs=True)["enable_cuda_graph"] == "1"
-    assert all(isinstance(value, str) for value in providers.cuda_options("cuda:0", graphs=True).values())
+    assert "enable_cuda_graph" not in providers.cuda_options(providers.Device("cuda:0"))
+    assert providers.cuda_options(providers.Device("cuda:0"), graphs=True)["enable_cuda_graph"] == "1"
+    assert all(
+        isinstance(value, str) for value in providers.cuda_options(providers.Device("cuda:0"), graphs=True).values()
+    )
 
 
 def test_openvino_without_its_plugin_names_the_extra():

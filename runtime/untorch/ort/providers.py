@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from untorch.errors import DeviceError, UntorchError
 from untorch.ort import openvino
 from untorch.ort.cuda import libraries
+from untorch.ort.devices import device_name
 
 logger = logging.getLogger("untorch")
 
@@ -47,6 +48,7 @@ def resolve_device(device: str) -> Device:
     """
     if isinstance(device, Device):
         return device
+    device = device_name(device)
     kind, _, index = device.partition(":")
     if device == "auto":
         device = choose()

@@ -139,7 +139,7 @@ def streams(bundle: Path, config: dict[str, Any], device: str, made: Texts) -> d
         # The same sorted batches; it is told the lengths, since it cannot sort by them before it tokenizes.
         lengths = [known[text] for text in texts]
         answers: list[Any] = [None] * len(texts)
-        for rows in batching.plan(lengths, None, batching.MAX_TOKENS[device]):
+        for rows in batching.batches(lengths, None, batching.MAX_TOKENS[device]):
             for row, answer in zip(rows, labels([texts[row] for row in rows], spans), strict=True):
                 answers[row] = answer
         return answers

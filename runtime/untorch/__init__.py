@@ -40,7 +40,23 @@ if TYPE_CHECKING:
     from untorch.model.seq2seq import AutoModelForSeq2SeqLM
     from untorch.numerics import softmax
     from untorch.pipelines import pipeline
+    from untorch.pipelines.base import Pipeline
     from untorch.pipelines.batcher import Batcher, BatcherClosedError
+    from untorch.pipelines.feature_extraction import FeatureExtractionPipeline
+    from untorch.pipelines.fill_mask import FillMaskPipeline
+    from untorch.pipelines.multiple_choice import MultipleChoicePipeline
+    from untorch.pipelines.question_answering import QuestionAnsweringPipeline
+    from untorch.pipelines.sentence_embeddings import SentenceEmbeddingsPipeline
+    from untorch.pipelines.text2text_generation import (
+        SummarizationPipeline,
+        Text2TextGenerationPipeline,
+        TranslationPipeline,
+    )
+    from untorch.pipelines.text_classification import TextClassificationPipeline
+    from untorch.pipelines.text_generation import TextGenerationPipeline
+    from untorch.pipelines.text_ranking import TextRankingPipeline
+    from untorch.pipelines.token_classification import TokenClassificationPipeline
+    from untorch.pipelines.zero_shot_classification import ZeroShotClassificationPipeline
     from untorch.tokenizer import AutoTokenizer, BatchEncoding
 
 # From numpy's import on, OpenBLAS keeps its idle threads spinning for a tenth of a second, on the cores that a model is
@@ -64,14 +80,28 @@ _HOME = {
     "BundleError": "errors",
     "DependencyError": "errors",
     "DeviceError": "errors",
+    "FeatureExtractionPipeline": "pipelines.feature_extraction",
+    "FillMaskPipeline": "pipelines.fill_mask",
     "FormatError": "errors",
     "GenerationConfig": "generation",
     "InputError": "errors",
     "IntegrityError": "errors",
+    "MultipleChoicePipeline": "pipelines.multiple_choice",
+    "Pipeline": "pipelines.base",
+    "QuestionAnsweringPipeline": "pipelines.question_answering",
+    "SentenceEmbeddingsPipeline": "pipelines.sentence_embeddings",
     "SequenceTooLongError": "errors",
+    "SummarizationPipeline": "pipelines.text2text_generation",
     "TaskError": "errors",
+    "Text2TextGenerationPipeline": "pipelines.text2text_generation",
+    "TextClassificationPipeline": "pipelines.text_classification",
+    "TextGenerationPipeline": "pipelines.text_generation",
+    "TextRankingPipeline": "pipelines.text_ranking",
     "TextStreamer": "generation",
+    "TokenClassificationPipeline": "pipelines.token_classification",
+    "TranslationPipeline": "pipelines.text2text_generation",
     "UntorchError": "errors",
+    "ZeroShotClassificationPipeline": "pipelines.zero_shot_classification",
     "pipeline": "pipelines",
     "softmax": "numerics",
 }
@@ -93,14 +123,28 @@ __all__ = [
     "BundleError",
     "DependencyError",
     "DeviceError",
+    "FeatureExtractionPipeline",
+    "FillMaskPipeline",
     "FormatError",
     "GenerationConfig",
     "InputError",
     "IntegrityError",
+    "MultipleChoicePipeline",
+    "Pipeline",
+    "QuestionAnsweringPipeline",
+    "SentenceEmbeddingsPipeline",
     "SequenceTooLongError",
+    "SummarizationPipeline",
     "TaskError",
+    "Text2TextGenerationPipeline",
+    "TextClassificationPipeline",
+    "TextGenerationPipeline",
+    "TextRankingPipeline",
     "TextStreamer",
+    "TokenClassificationPipeline",
+    "TranslationPipeline",
     "UntorchError",
+    "ZeroShotClassificationPipeline",
     "__version__",
     "pipeline",
     "softmax",

@@ -14,25 +14,31 @@ Item = TypeVar("Item")
 MAX_TOKENS = {"cpu": 160, "cuda": 16384, "openvino": 160}
 
 
-def plan(lengths: Sequence[int], batch_size: int | None, max_tokens: int) -> list[list[int]]:
+def batches(
+    lengths: Sequence[int], batch_size: int | None, max_tokens: int, *, padding: bool = True
+) -> list[list[int]]:
     """Partition rows of the given lengths (in tokens) into batches of row numbers.
 
     Rows are sorted by length first, so that a batch holds rows of about one length and little padding. A batch has
     at most `batch_size` rows, or without one at most `max_tokens` tokens, padding counted; a row that is longer runs
-    alone.
+    alone. Without `padding` the rows of a batch have one length.
+
+        batches([3, 9, 4], None, 12)  # [[0, 2], [1]]
     """
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    if batch_size is not None:
-        return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    batches: list[list[int]] = []
-    start = 0
-    for end in range(1, len(order) + 1):
-        # Lengths grow, so the next row would set the padded length of the whole batch.
-        over = end < len(order) and (end - start + 1) * lengths[order[end]] > max_tokens
-        if over or end == len(order):
-            batches.append(order[start:end])
-            start = end
-    return batches
+
+    def fits(row: int, batch: list[int]) -> bool:
+        if not padding and lengths[row] != lengths[batch[0]]:
+            return False
+        # Lengths grow, so that the newest row sets the padded length of the whole batch.
+        return len(batch) < batch_size if batch_size is not None else (len(batch) + 1) * lengths[row] <= max_tokens
+
+    found: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if found and fits(row, found[-1]):
+            found[-1].append(row)
+        else:
+            found.append([row])
+    return found
 
 
 def windows(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

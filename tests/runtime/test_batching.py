@@ -18,14 +18,14 @@ TOKENS = 160
 @cases(100)
 @given(lengths, st.none() | st.integers(1, 50))
 def test_every_row_is_in_exactly_one_batch(rows, batch_size):
-    batches = batching.plan(rows, batch_size, TOKENS)
+    batches = batching.batches(rows, batch_size, TOKENS)
     assert sorted(np.concatenate([*batches, np.empty(0, int)]).tolist()) == list(range(len(rows)))
 
 
 @cases(100)
 @given(lengths)
 def test_batches_stay_inside_the_token_budget(rows):
-    for batch in batching.plan(rows, None, TOKENS):
+    for batch in batching.batches(rows, None, TOKENS):
         # One row may be longer than the budget by itself: it still has to run.
         assert len(batch) == 1 or len(batch) * max(rows[row] for row in batch) <= TOKENS
 
@@ -33,7 +33,7 @@ def test_batches_stay_inside_the_token_budget(rows):
 @cases(100)
 @given(lengths)
 def test_no_batch_could_have_taken_the_next_row(rows):
-    batches = batching.plan(rows, None, TOKENS)
+    batches = batching.batches(rows, None, TOKENS)
     for batch, following in pairwise(batches):
         assert (len(batch) + 1) * rows[following[0]] > TOKENS
 
@@ -42,7 +42,7 @@ def test_no_batch_could_have_taken_the_next_row(rows):
 @given(lengths)
 def test_a_batch_holds_neighbouring_lengths(rows):
     longest_so_far = 0
-    for batch in batching.plan(rows, None, TOKENS):
+    for batch in batching.batches(rows, None, TOKENS):
         assert min(rows[row] for row in batch) >= longest_so_far
         longest_so_far = max(rows[row] for row in batch)
 
@@ -50,7 +50,7 @@ def test_a_batch_holds_neighbouring_lengths(rows):
 @cases(100)
 @given(lengths, st.integers(1, 50))
 def test_a_named_batch_size_is_kept(rows, batch_size):
-    sizes = [len(batch) for batch in batching.plan(rows, batch_size, TOKENS)]
+    sizes = [len(batch) for batch in batching.batches(rows, batch_size, TOKENS)]
     assert all(size == batch_size for size in sizes[:-1])
 
 

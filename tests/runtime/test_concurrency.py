@@ -174,7 +174,7 @@ def test_a_pipeline_that_loses_answers_is_an_error_for_everybody(classify):
     class Forgetful:
         count_tokens = staticmethod(len)
 
-        def __call__(self, items):
+        def each(self, items):
             return []
 
     with Batcher(Forgetful()) as batcher:

@@ -88,6 +88,9 @@ _IGNORED = {
     "max_matching_ngram_size",
 }
 
+# Every name that may be set, whether it has an effect here or not.
+NAMES = frozenset({*DEFAULTS, *_UNSUPPORTED, *_IGNORED})
+
 
 class GenerationConfig:
     """Settings by transformers' names, as attributes: `config.num_beams`. Those not given have its defaults."""

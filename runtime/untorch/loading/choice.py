@@ -14,7 +14,7 @@ from untorch.errors import BundleError, UntorchError
 from untorch.loading import plans
 from untorch.loading.plans import Plan
 from untorch.ort import kernels
-from untorch.ort.devices import AUTO, Device, spelled
+from untorch.ort.devices import AUTO, Device, device_name
 from untorch.ort.providers import resolve_device
 
 # The reduced precision that is fast on each kind of device. OpenVINO chooses its precision itself, from fp32.
@@ -25,8 +25,8 @@ _REDUCED = {"cpu": "int8", "cuda": "fp16"}
 class LoadRequest:
     """What a caller asks for when a bundle is loaded.
 
-    `device` in any spelling that `devices.spelled` knows; `precision` the name of a variant or `auto`; `threads` the
-    size of a session's pool (None: every usable core). `background` begins while ONNX Runtime opens the first graph,
+    `device` is in any spelling that `devices.device_name` knows, `precision` the name of a variant or `auto`, `threads`
+    the size of a session's pool (None: every usable core). `background` begins while ONNX Runtime opens the first graph,
     which leaves the interpreter free.
     """
 
@@ -38,12 +38,12 @@ class LoadRequest:
     @property
     def is_open(self) -> bool:
         """Whether the caller leaves everything to untorch, so that a remembered plan may decide."""
-        return (spelled(self.device), self.precision, self.threads) == (AUTO, AUTO, None)
+        return (device_name(self.device), self.precision, self.threads) == (AUTO, AUTO, None)
 
     @property
     def any_device(self) -> bool:
         """Whether untorch may choose the device."""
-        return spelled(self.device) == AUTO
+        return device_name(self.device) == AUTO
 
     def files(self, variants: Mapping[str, Variant]) -> list[str]:
         """Names of the files that loading will read of these variants: what to download (`hub.Select`).

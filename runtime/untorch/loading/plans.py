@@ -61,11 +61,14 @@ def recall(bundle: Bundle) -> Plan | None:
     """
     if not bundle.verified:
         return None
-    folder = _folder()
-    # Looked up first by the bundle alone: a start without plans should not pay for learning about the machine.
-    if not any(folder.glob(f"{_bundle_key(bundle)}-*.json")):
+    try:
+        # Looked up first by the bundle alone: a start without plans should not pay for learning about the machine.
+        if not any(_folder().glob(f"{_bundle_key(bundle)}-*.json")):
+            return None
+        path = file_for(bundle)
+    except (OSError, RuntimeError) as error:  # no home, or one that may not be looked into
+        logger.info("remembered plans cannot be looked up: %s", error)
         return None
-    path = file_for(bundle)
     try:
         return Plan.from_json(json.loads(path.read_bytes())["plan"])
     except FileNotFoundError:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import operator
 import os
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 from untorch.errors import DependencyError, DeviceError
 
@@ -62,26 +63,18 @@ class Device(str):
         return ("cuda", self.index) if self.is_gpu else ("cpu", 0)
 
 
-def spelled(device: object) -> str:
-    """The name that a `device` argument stands for, in transformers' spellings too.
-
-    None is `auto`, -1 the CPU, another number a GPU (`1` -> `cuda:1`); a torch.device is what it prints as.
-    """
-    if device is None:
-        return AUTO
-    if isinstance(device, int) and not isinstance(device, bool):
-        return "cpu" if device < 0 else f"cuda:{device}"
-    return str(device)
-
-
 # Distributions that all install the one module `onnxruntime`.
 _WHEELS = ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml", "onnxruntime-rocm")
 
 
 def usable_cores() -> int:
-    """Cores this process may use: the affinity mask, cut by the cgroup CPU quota. At least 1."""
+    """Cores this process may use: the affinity mask, cut by the cgroup CPU quota and OMP_NUM_THREADS. At least 1."""
     affinity = getattr(os, "sched_getaffinity", None)
     cores = len(affinity(0)) if affinity else (os.cpu_count() or 1)
+    # One number a level of nested parallelism; what is no number says nothing.
+    told = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if told.isdecimal() and int(told) > 0:
+        cores = min(cores, int(told))
     quota = _cgroup_quota()
     return max(1, min(cores, int(quota))) if quota else cores
 
@@ -99,6 +92,29 @@ def _cgroup_quota() -> float | None:
     if limit in ("max", "-1"):
         return None
     return int(limit) / int(period)
+
+
+def device_name(device: Any) -> str:
+    """A device's name for any of its spellings: a name, None (`auto`), a number as in transformers, a `torch.device`.
+
+        device_name(-1)  # cpu
+        device_name(torch.device("cuda", 1))  # cuda:1
+
+    Raises DeviceError for what names no device.
+    """
+    if device is None:
+        return AUTO
+    if isinstance(device, str):
+        return device
+    kind = getattr(device, "type", None)
+    if isinstance(kind, str):
+        number = getattr(device, "index", None)
+        return kind if number is None or kind == "cpu" else f"{kind}:{number}"
+    try:
+        number = operator.index(device)
+    except TypeError:
+        raise DeviceError(f"device is {device!r}; it is a name (cpu, cuda, cuda:N, …) or a number") from None
+    return "cpu" if number < 0 else f"cuda:{number}"
 
 
 def installed_wheels() -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from untorch.errors import DeviceError, UntorchError
 from untorch.ort import openvino
 from untorch.ort.cuda import libraries
-from untorch.ort.devices import AUTO, Device, spelled
+from untorch.ort.devices import AUTO, Device, device_name
 
 logger = logging.getLogger("untorch")
 
@@ -29,14 +29,14 @@ _SHAPE_OPERATORS = {
 
 
 def resolve_device(device: object) -> Device:
-    """Turn `auto`, or a device in any of the spellings that `devices.spelled` knows, into one that can be used.
+    """Turn `auto`, or a device in any of the spellings that `devices.device_name` knows, into one that can be used.
 
     `auto` takes the first GPU that works, else the CPU, and says once in the log which and why. Raises DeviceError for
     an unknown name and for a device that cannot be had, DependencyError if a package is missing.
     """
     if isinstance(device, Device):
         return device
-    name = spelled(device)
+    name = device_name(device)
     if name == AUTO:
         chosen = choose()
         announce(chosen)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from untorch.background import BackgroundTask
 from untorch.bundle.folder import Bundle
 from untorch.bundle.hub import default_model, open_bundle
-from untorch.errors import TaskError
+from untorch.errors import InputError, TaskError
 from untorch.loading.choice import LoadRequest
 from untorch.model.base import AutoModel
 
@@ -43,26 +44,42 @@ def pipeline(
     model: str | os.PathLike[str] | AutoModel | None = None,
     tokenizer: str | os.PathLike[str] | Tokenizer | None = None,
     *,
-    device: str | int = "auto",
+    device: Any = None,
     precision: str = "auto",
     revision: str | None = None,
     batch_size: int | None = None,
+    num_workers: int | None = None,
     threads: int | None = None,
     **arguments: Any,
-) -> Pipeline:
+) -> Pipeline[Any]:
     """Build a task's pipeline, as transformers' `pipeline` does.
 
     `model` is a bundle folder, an installed model package's name, a Hub id, or a loaded model; without one the
     installed default for the task is taken, with a notice. Without a task, the bundle's own is taken. `device` is
-    `auto`, `cpu`, `cuda`, `cuda:N`, `openvino` or a number as in transformers (-1 the CPU). Further arguments are
-    defaults for every call. Raises TaskError for an unknown task, or one that the bundle cannot do.
+    `auto` (or None), `cpu`, `cuda`, `cuda:N`, `openvino`, a number as in transformers (-1 the CPU) or a
+    `torch.device`; a loaded model stays where it is, and another device or precision than its own is an error.
+    transformers' other arguments of loading do what they do there or are refused by name (`dtype=torch.float16` is
+    `precision="fp16"`). Further arguments are defaults for every call. Raises TaskError for an unknown task, or one
+    that the bundle or the model cannot do, and InputError for an argument that cannot be had.
     """
+    from untorch.pipelines.arguments import read, require_own
+
+    origin = dict(arguments, task=task, model=model, tokenizer=tokenizer, device=device, precision=precision)
+    origin |= {"revision": revision, "batch_size": batch_size, "num_workers": num_workers, "threads": threads}
     if task is None and model is None:
         raise TaskError(f"name a task ({', '.join([*TASKS, *ALIASES])}) or a model")
     if task is not None:
         _canonical(task)
+    loading = read(device, precision, arguments)
+    device, precision = loading.device, loading.precision
     if isinstance(model, AutoModel):
+        require_own(model, -1 if origin["device"] == -1 else device, precision, threads, revision)
         bundle = model.bundle
+    elif model is not None and not isinstance(model, (str, os.PathLike)):
+        raise InputError(
+            f"the model is {type(model).__module__}.{type(model).__name__}; export it first: "
+            "untorch export CHECKPOINT -o BUNDLE, then pipeline(task, 'BUNDLE')"
+        )
     else:
         request = LoadRequest(device, precision, threads)
         if model is None:
@@ -70,16 +87,33 @@ def pipeline(
         else:
             bundle = open_bundle(model, select=request.files, revision=revision)
     name = _canonical(task or bundle.task or _missing_task(bundle.path))
-    module, class_name = TASKS[name]
-    pipeline_class = getattr(import_module(f"untorch.pipelines.{module}"), class_name)
+    pipeline_class = loading.pipeline_class or class_of(name)
     if name == "translation" and task is not None:
         name = task  # translation_xx_to_yy: the languages are the pipeline's to read
     with bundle.held():
         reading = BackgroundTask(lambda: _tokenizer(tokenizer, bundle))
         if not isinstance(model, AutoModel):
             model = pipeline_class.model_class.load(bundle, replace(request, background=reading))
-        read = reading.result()
-        return pipeline_class(name, model, read, batch_size=batch_size, **arguments)  # type: ignore[no-any-return]
+        read_tokenizer = reading.result()
+        built: Pipeline[Any] = pipeline_class(
+            model, read_tokenizer, task=name, batch_size=batch_size, num_workers=num_workers, **arguments
+        )
+    # Whoever asks again may do so from another folder.
+    origin |= {"model": _absolute(origin["model"]), "tokenizer": _absolute(tokenizer)}
+    built.origin = partial(pipeline, **origin)
+    return built
+
+
+def class_of(task: str) -> type[Pipeline[Any]]:
+    """The pipeline class of a task. Raises TaskError for an unknown one."""
+    module, name = TASKS[_canonical(task)]
+    found: type[Pipeline[Any]] = getattr(import_module(f"untorch.pipelines.{module}"), name)
+    return found
+
+
+def _absolute(name: Any) -> Any:
+    """A folder by its full path; every other name as it is."""
+    return Path(name).absolute() if isinstance(name, (str, os.PathLike)) and Path(name).is_dir() else name
 
 
 def _tokenizer(given: str | os.PathLike[str] | Tokenizer | None, bundle: Bundle) -> Tokenizer:

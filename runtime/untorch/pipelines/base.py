@@ -3,67 +3,93 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from itertools import chain, pairwise
-from types import GeneratorType
-from typing import TYPE_CHECKING, Any, ClassVar
-
-import numpy as np
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
+from itertools import chain
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from untorch import batching
-from untorch.errors import InputError, SequenceTooLongError
+from untorch.errors import InputError, TaskError
 from untorch.model.base import AutoModel
-from untorch.numerics import Array
 from untorch.ort.devices import Device
+from untorch.pipelines import inputs as given_inputs
+from untorch.pipelines.compatibility import LOADING, Rule
+from untorch.pipelines.parameters import Parameters, count, size
+from untorch.pipelines.rows import Rows
 
 if TYPE_CHECKING:
-    from tokenizers import Encoding
-
     from untorch.tokenizer import Tokenizer
-    from untorch.tokenizer.strategies import Truncation
+
+P = TypeVar("P", bound=Parameters)
+
+_MISSING: Any = object()
+# Names that every call takes besides the task's own.
+_OF_EVERY_CALL = ("batch_size", "num_workers")
 
 
-# How many texts of a stream are tokenized, sorted and answered together.
-STREAM_WINDOW = 1024
+class Pipeline(Rows, ABC, Generic[P]):
+    """A task: preprocess, forward, postprocess. Call it with one input, several, or a stream of them.
 
-# Tokenizer arguments the fast path understands. Padding is always the shortest that fits, which changes no answer.
-_FAST_ARGUMENTS = {"truncation", "max_length", "add_special_tokens", "padding"}
+    One input gives one answer; a list, tuple, array or Series gives a list of answers in the same order; a generator,
+    any other iterator, or a dataset gives a generator. Arguments given to the constructor are defaults for every call.
 
+    A stream is read ahead by at most 1,024 inputs in a thread of its own, so that what has arrived is answered while
+    its source waits. With `num_workers=0` it is read in the calling thread, `batch_size` inputs (default one) at a
+    time: for a source that knows its thread, such as a cursor of sqlite3.
 
-def truncates(truncation: Any) -> bool:
-    """Whether a `truncation` argument, in any of the tokenizer's spellings, asks to cut."""
-    return truncation not in (None, False, "do_not_truncate")
-
-
-class Pipeline:
-    """A task: preprocess, forward, postprocess. Call it with one input, a list, or a generator.
-
-    One input gives one answer, a list a list of answers in the same order, a generator a generator. Arguments given
-    to the constructor are defaults for every call.
+    A pipeline can be pickled and copied: what is sent is how it was loaded, and it is loaded again there.
     """
 
     model_class: ClassVar[type[AutoModel]]
+    # The arguments of a call.
+    parameters_class: type[P]
+    # transformers' names that change nothing here or are refused.
+    rules: ClassVar[Mapping[str, Rule]] = {}
+    default_task: ClassVar[str]
+    # The name of the first argument of a call, as in transformers.
+    input_names: ClassVar[tuple[str, ...]] = ("inputs",)
     # Whether many inputs may be answered in windows side by side, where the device gains by it.
     overlapping: ClassVar[bool] = True
+    # How many inputs of a stream are tokenized, sorted and answered together, at most.
+    stream_window: ClassVar[int] = 1024
     # The fields of one input, as a file's columns name them; an input with the first alone is that text itself.
     input_fields: ClassVar[tuple[str, ...]] = ("text",)
-    # What to do about a text over the limit.
-    if_too_long: ClassVar[str] = "Cut it with truncation=True"
+    # How `pipeline(…)` was called for this, so that another process can do the same.
+    origin: Callable[[], Pipeline[Any]] | None = None
 
     def __init__(
-        self, task: str, model: AutoModel, tokenizer: Tokenizer, *, batch_size: int | None = None, **defaults: Any
+        self,
+        model: AutoModel,
+        tokenizer: Tokenizer | None = None,
+        *,
+        task: str = "",
+        device: Any = None,
+        batch_size: int | None = None,
+        num_workers: int | None = None,
+        **defaults: Any,
     ) -> None:
-        self.task = task
+        self.task = task or self.default_task
+        self._require_head(model, self.task)
+        if device is not None:
+            from untorch.pipelines.arguments import require_own
+
+            require_own(model, device, "auto", None, None)
+        for name in LOADING.keys() & defaults.keys():
+            LOADING[name].check(name, defaults.pop(name), self.task)
         self.model = model
-        self.tokenizer = tokenizer
-        self._batch_size = batch_size
-        self._defaults = defaults
+        self.tokenizer = _own_tokenizer(model) if tokenizer is None else tokenizer
+        self._batch_size = None if batch_size is None else _number("batch_size", batch_size, count)
+        self._num_workers = None if num_workers is None else _number("num_workers", num_workers, size)
         # A GPU leaves the processor's cores free for the steps before and after the model.
         self._overlaps = self.overlapping and self.device.is_gpu
         # The tokenizer takes all cores, so where windows are answered side by side, they take turns.
-        self._turn: AbstractContextManager[Any] = threading.Lock() if self._overlaps else nullcontext()
-        self._default_parameters = self._parameters(defaults)
+        self._turn = threading.Lock() if self._overlaps else nullcontext()
+        self._given = {"batch_size": batch_size, "num_workers": num_workers, **defaults}
+        self._defaults: dict[str, Any] = {}
+        self._defaults = self._merged(defaults)
+        self._default_parameters = self._read(self._defaults)
 
     @property
     def device(self) -> Device:
@@ -71,7 +97,7 @@ class Pipeline:
         return self.model.device
 
     def warmup(self) -> None:
-        """Do now what the first calls would: allocate, and on a card capture the CUDA graphs of small batches."""
+        """Do now what the first calls would: allocate, and on a GPU capture the CUDA graphs of small batches."""
         self.model.warmup()
 
     @property
@@ -79,189 +105,158 @@ class Pipeline:
         """The variant in use: `fp32`, `int8` and so on."""
         return self.model.precision
 
-    def __call__(self, inputs: Any, *, batch_size: int | None = None, **arguments: Any) -> Any:
-        """Answer one input, a list, or a generator; `batch_size` fixes the rows of a batch (default: by tokens)."""
-        parameters = self._parameters({**self._defaults, **arguments}) if arguments else self._default_parameters
-        batch_size = batch_size or self._batch_size
-        if isinstance(inputs, GeneratorType):
-            return self._stream(inputs, batch_size, parameters)
-        if isinstance(inputs, list):
-            return (self._overlapped if self._overlaps else self._answers)(inputs, batch_size, parameters)
-        return self._answers([inputs], batch_size, parameters)[0]
+    def __call__(
+        self,
+        inputs: Any = _MISSING,
+        *more: Any,
+        batch_size: int | None = None,
+        num_workers: int | None = None,
+        **arguments: Any,
+    ) -> Any:
+        """Answer one input, several, or a stream.
 
-    def _stream(self, inputs: Iterator[Any], batch_size: int | None, parameters: Any) -> Iterator[Any]:
-        def answer(window: list[Any]) -> list[Any]:
-            return self._answers(window, batch_size, parameters)
+        `batch_size` fixes the rows of a batch (default: by tokens); `num_workers=0` reads a stream in the calling
+        thread. See the class for the task's own arguments. Raises InputError for inputs and arguments that the task
+        does not take, SequenceTooLongError for a text over the model's limit.
+        """
+        if more:
+            raise InputError(f"{self.task} takes one input or a list of them; got {1 + len(more)} positional arguments")
+        if inputs is _MISSING:
+            inputs = self._named_inputs(arguments)
+        parameters = self._read(self._merged(arguments)) if arguments else self._default_parameters
+        batch_size = self._batch_size if batch_size is None else _number("batch_size", batch_size, count)
+        if isinstance(inputs, str):
+            return self._alone(inputs, self._answers([inputs], batch_size, parameters)[0], arguments)
+        kind, given = self._sort(inputs, parameters)
+        if kind == "several":
+            return self._together(self._each(given, batch_size, parameters))
+        if kind == "one":
+            return self._alone(given, self._answers([given], batch_size, parameters)[0], arguments)
+        workers = self._num_workers if num_workers is None else _number("num_workers", num_workers, size)
+        return self._stream(given, batch_size, parameters, read_ahead=workers != 0)
 
-        answers: Iterator[list[Any]]
-        if self._overlaps:
-            from untorch.pipelines import overlap
+    def each(self, items: Sequence[Any], *, batch_size: int | None = None, **arguments: Any) -> list[Any]:
+        """The answers to some inputs, one for each and in order, whatever form the task gives to a list's answers."""
+        parameters = self._read(self._merged(arguments)) if arguments else self._default_parameters
+        batch_size = self._batch_size if batch_size is None else _number("batch_size", batch_size, count)
+        return self._each([self._item(item) for item in items], batch_size, parameters)
 
-            answers = overlap.streamed(answer, batching.windows(inputs, overlap.CHUNK))
-        else:
-            answers = map(answer, batching.windows(inputs, STREAM_WINDOW))
-        yield from chain.from_iterable(answers)
+    def predict(self, X: Any) -> Any:  # noqa: N803  # scikit-learn's name
+        """The same as a call: scikit-learn's name for it, as transformers has it."""
+        return self(X)
 
-    def _overlapped(self, inputs: list[Any], batch_size: int | None, parameters: Any) -> list[Any]:
-        """The same as `_answers`, in windows side by side where there is more than one."""
-        # Imported here: a start on the CPU should not pay for it.
-        from untorch.pipelines import overlap
+    def transform(self, X: Any) -> Any:  # noqa: N803
+        """The same as a call: scikit-learn's name for it, as transformers has it."""
+        return self(X)
 
-        if len(inputs) > overlap.WINDOW:
-            try:
-                return overlap.answered(lambda window: self._answers(window, batch_size, parameters), inputs)
-            except InputError:
-                pass  # a window does not know which of all the inputs is at fault: below it is raised again, or not
-        return self._answers(inputs, batch_size, parameters)
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.origin is not None:
+            return self.origin, ()
+        return partial(type(self), task=self.task, **self._given), (self.model, self.tokenizer)
+
+    @classmethod
+    def arguments(cls) -> list[str]:
+        """The names of a call's arguments."""
+        return [*cls.input_names, *cls.parameters_class.declared, *_OF_EVERY_CALL]
 
     @classmethod
     def from_words(cls, words: list[str]) -> list[Any]:
         """The inputs that the words of a command line stand for: each is one, unless the task says otherwise."""
         return list(words)
 
-    def _parameters(self, arguments: dict[str, Any]) -> Any:
-        """Check the call's arguments. Raises InputError for one this task does not know."""
-        raise NotImplementedError
+    @classmethod
+    def _require_head(cls, model: AutoModel, task: str) -> None:
+        """Raise TaskError for a model that has not the task's head."""
+        wanted, task = cls.model_class, task or cls.default_task
+        if not isinstance(model, AutoModel):
+            raise TaskError(
+                f"{task} needs an {wanted.__name__}, and the model given is {type(model).__name__}. A model of "
+                "transformers is exported first: untorch export CHECKPOINT -o BUNDLE"
+            )
+        if not isinstance(model, wanted) or model.output_names != wanted.output_names:
+            raise TaskError(
+                f"{task} needs {wanted.head} ({wanted.__name__}); the model given is {type(model).__name__}, "
+                f"with {type(model).head}"
+            )
 
-    def _answers(self, items: list[Any], batch_size: int | None, parameters: Any) -> list[Any]:
+    def _named_inputs(self, arguments: dict[str, Any]) -> Any:
+        """The inputs of a call that names them."""
+        for name in (*self.input_names, "inputs"):
+            if name in arguments:
+                return arguments.pop(name)
+        raise InputError(f"{self.task} was given nothing to answer; pass it first, or as {self.input_names[0]}=…")
+
+    def _sort(self, inputs: Any, parameters: P) -> tuple[given_inputs.Kind, Any]:  # noqa: ARG002  # for tasks that ask
+        """Whether the inputs are one, several or a stream, and the inputs."""
+        return given_inputs.sort(inputs)
+
+    def _item(self, item: Any) -> Any:
+        """One input in the form that `_answers` takes."""
+        return item
+
+    def _alone(self, item: Any, answer: Any, arguments: Mapping[str, Any]) -> Any:  # noqa: ARG002  # for tasks that ask
+        """The answer to one input that did not come in a list."""
+        return answer
+
+    def _together(self, answers: list[Any]) -> Any:
+        """The answer to several inputs."""
+        return answers
+
+    def _merged(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The constructor's arguments and, over them, a call's. Raises InputError for names the task does not know."""
+        given = self.parameters_class.named(arguments, self.rules, self.task, (*self.input_names, *_OF_EVERY_CALL))
+        return {**self._defaults, **given}
+
+    def _read(self, arguments: Mapping[str, Any]) -> P:
+        return self._settled(self.parameters_class.read(arguments, self.task))
+
+    def _settled(self, parameters: P) -> P:
+        """The parameters with what follows from the model and the tokenizer filled in. Raises InputError."""
+        return parameters
+
+    @abstractmethod
+    def _answers(self, items: list[Any], batch_size: int | None, parameters: P) -> list[Any]:
         """One answer for each item, in order."""
-        raise NotImplementedError
 
-    def _encode(
-        self, texts: Sequence[str], pairs: Sequence[str] | None, arguments: Mapping[str, Any]
-    ) -> list[Encoding]:
-        """Tokenize without padding, and refuse what the model cannot take."""
-        if arguments and (unknown := set(arguments) - _FAST_ARGUMENTS):
-            raise InputError(
-                f"{self.task} takes no argument {', '.join(sorted(unknown))}; "
-                f"of the tokenizer's it takes {', '.join(sorted(_FAST_ARGUMENTS))}"
-            )
-        truncation = truncates(arguments.get("truncation"))
-        with self._turn:
-            encodings = self.tokenizer.encode_ids(
-                texts,
-                pairs,
-                truncation=truncation,
-                max_length=(arguments.get("max_length") or self.max_length) if truncation else None,
-                add_special_tokens=arguments.get("add_special_tokens", True),
-            )
-        self._check_lengths(encodings)
-        return encodings
+    def _each(self, items: list[Any], batch_size: int | None, parameters: P) -> list[Any]:
+        """The same, in windows side by side where the device gains by it and there is more than one."""
+        if self._overlaps:
+            # Imported here: a start on the CPU should not pay for it.
+            from untorch.pipelines import overlap
 
-    def _encode_spans(
-        self,
-        texts: Sequence[Any],
-        pairs: Sequence[str] | None = None,
-        *,
-        truncation: Truncation = "do_not_truncate",
-        max_length: int | None = None,
-        stride: int | None = None,
-        words: bool = False,
-    ) -> tuple[list[Encoding], list[range]]:
-        """Tokenize with character offsets and without padding. Gives the rows, and which of them are each text's.
+            if len(items) > overlap.WINDOW:
+                try:
+                    return overlap.answered(lambda window: self._answers(window, batch_size, parameters), items)
+                except InputError:
+                    pass  # a window does not know which of all the inputs is at fault: below it is raised again, or not
+        return self._answers(items, batch_size, parameters)
 
-        With a `stride`, a text over `max_length` (default: the model's limit) becomes several rows, its windows,
-        that share `stride` tokens; otherwise a text is one row. With `words` a text is a list of words.
-        """
-        with self._turn:
-            batch = self.tokenizer(
-                list(texts),
-                None if pairs is None else list(pairs),
-                truncation=truncation,
-                max_length=None if truncation == "do_not_truncate" else max_length or self.max_length,
-                stride=stride or 0,
-                return_overflowing_tokens=stride is not None,
-                is_split_into_words=words,
-                return_token_type_ids=False,
-                return_attention_mask=False,
-                verbose=False,
-            )
-        rows = list(batch.encodings or ())
-        owners = batch.get("overflow_to_sample_mapping", range(len(rows)))
-        self._check_lengths(rows, owners)
-        starts = np.searchsorted(owners, np.arange(len(texts) + 1)).tolist()
-        return rows, [range(start, end) for start, end in pairwise(starts)]
+    def _stream(
+        self, inputs: Iterator[Any], batch_size: int | None, parameters: P, *, read_ahead: bool
+    ) -> Iterator[Any]:
+        # Imported here: a call with a list should not pay for it.
+        from untorch.pipelines import overlap, streams
 
-    def _check_lengths(self, rows: Sequence[Encoding], owners: Sequence[int] | None = None) -> None:
-        """Raise SequenceTooLongError for a row over the limit; `owners` are the numbers of the rows' texts."""
-        limit = self.limit
-        if limit is None:
-            return
-        for index, row in enumerate(rows):
-            if len(row) > limit:
-                text = index if owners is None else owners[index]
-                raise SequenceTooLongError(
-                    f"{f'text {text}' if len(rows) > 1 else 'the text'} has {len(row)} tokens and the model takes at "
-                    f"most {limit}. {self.if_too_long}"
-                )
+        def answer(window: list[Any]) -> list[Any]:
+            return self._answers(window, batch_size, parameters) if window else []
 
-    @property
-    def max_batch_tokens(self) -> int:
-        """Most tokens of a batch, padding counted, where no `batch_size` is given."""
-        return self.model.max_batch_tokens
+        if not read_ahead:
+            yield from chain.from_iterable(map(answer, batching.windows(inputs, batch_size or 1)))
+        elif self._overlaps:
+            yield from chain.from_iterable(overlap.streamed(answer, streams.arrived(inputs, overlap.CHUNK)))
+        else:
+            yield from chain.from_iterable(map(answer, streams.arrived(inputs, self.stream_window)))
 
-    @property
-    def limit(self) -> int | None:
-        """Most tokens a row may have; None if there is no limit."""
-        return self.model.max_sequence_length
 
-    @property
-    def max_length(self) -> int | None:
-        """Where truncation cuts: the tighter of `limit` and the tokenizer's own; None if neither has one."""
-        limits = [self.limit, self.tokenizer.model_max_length]
-        return min((limit for limit in limits if limit is not None and limit < 1_000_000), default=None)
+def _own_tokenizer(model: AutoModel) -> Tokenizer:
+    """The tokenizer of a model's own bundle."""
+    from untorch.tokenizer import Tokenizer
 
-    def count_tokens(self, item: Any) -> int:
-        """How many tokens the texts of one input have. Raises InputError for an input that is not text."""
-        texts = [text for text in item.values() if isinstance(text, str)] if isinstance(item, dict) else [item]
-        return sum(len(encoding) for encoding in self.tokenizer.encode_ids(texts))
+    return Tokenizer.from_bundle(model.bundle)
 
-    def _forward(
-        self, encodings: Sequence[Encoding], batch_size: int | None
-    ) -> Iterable[tuple[list[int], list[Array]]]:
-        """Run length-sorted batches. Gives (row numbers, this model's outputs for those rows, padding included).
 
-        Padding stands on the right, whatever the tokenizer's side: a row's positions are then those it has alone.
-        """
-        if len(encodings) == 1:
-            return [([0], self._run(encodings))]
-        return self._run_batches(encodings, batch_size)
-
-    def _run(self, batch: Sequence[Encoding]) -> list[Array]:
-        return self.model.forward(self.tokenizer.collate(batch, self.model.input_names, padding_side="right"))
-
-    def _run_batches(
-        self, encodings: Sequence[Encoding], batch_size: int | None
-    ) -> Iterator[tuple[list[int], list[Array]]]:
-        def run(rows: list[int]) -> tuple[list[int], list[Array]]:
-            return rows, self._run([encodings[row] for row in rows])
-
-        batches = batching.plan([len(encoding) for encoding in encodings], batch_size, self.max_batch_tokens)
-        if len(batches) == 1 or self.model.callers == 1:
-            yield from map(run, batches)
-            return
-        # Imported here: a first answer to one text should not pay for it.
-        from concurrent.futures import ThreadPoolExecutor
-
-        with ThreadPoolExecutor(self.model.callers, "untorch-forward") as pool:
-            # The longest first, so that no core is left alone with one at the end.
-            yield from pool.map(run, reversed(batches))
-
-    def _token_rows(self, encodings: Sequence[Encoding], batch_size: int | None) -> list[list[Array]]:
-        """For every row its outputs, each cut to the row's own tokens (tokens, …)."""
-        results: list[list[Array]] = [[] for _ in encodings]
-        for rows, outputs in self._forward(encodings, batch_size):
-            for place, row in enumerate(rows):
-                results[row] = [output[place, : len(encodings[row])] for output in outputs]
-        return results
-
-    def _vectors(self, encodings: Sequence[Encoding], batch_size: int | None) -> Array:
-        """The first output of every row, for outputs without a token axis: (rows, …), in order."""
-        if len(encodings) == 1:
-            return self._run(encodings)[0]
-        batches = list(self._forward(encodings, batch_size))
-        first = batches[0][1][0]
-        vectors = np.empty((len(encodings), *first.shape[1:]), first.dtype)
-        for rows, outputs in batches:
-            vectors[rows] = outputs[0]
-        return vectors
+def _number(name: str, value: Any, read: Callable[[Any], int]) -> int:
+    try:
+        return read(value)
+    except ValueError as error:
+        raise InputError(f"{name} is {value!r}; it is {error}") from error

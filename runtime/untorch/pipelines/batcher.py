@@ -49,7 +49,7 @@ class Batcher:
 
     def __init__(
         self,
-        pipeline: Pipeline,
+        pipeline: Pipeline[Any],
         *,
         max_wait_ms: float = 0.0,
         max_tokens: int = 2048,
@@ -106,7 +106,7 @@ class Batcher:
             if not request.future.done() or request.future.cancelled():
                 self._drop(request)
 
-    def replace(self, pipeline: Pipeline) -> None:
+    def replace(self, pipeline: Pipeline[Any]) -> None:
         """Answer with another pipeline from the next batch on, such as one of a bundle that took the old one's place.
 
         Texts that wait are not lost. Loading comes first, so one that fails leaves the old pipeline answering:
@@ -232,7 +232,7 @@ class Batcher:
 
     def _answer(self, batch: list[_Request]) -> None:
         try:
-            answers = self._pipeline([request.item for request in batch], **self._arguments)
+            answers = self._pipeline.each([request.item for request in batch], **self._arguments)
             if len(answers) != len(batch):
                 raise UntorchError(f"the pipeline gave {len(answers)} answers for {len(batch)} texts")
         except Exception as error:

@@ -2,41 +2,61 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from untorch.errors import InputError
 from untorch.model.base import AutoModel
+from untorch.pipelines import inputs
 from untorch.pipelines.base import Pipeline
+from untorch.pipelines.compatibility import TOKENIZER
+from untorch.pipelines.parameters import Parameters, argument, one_of
+from untorch.pipelines.tokenizing import TokenizerParameters, settled
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
 
 
-class FeatureExtractionPipeline(Pipeline):
+class _Tokenizing(TokenizerParameters):
+    # Here padding is to be seen: the rows of padding are in the answer.
+    padding_side: str | None = argument(None, one_of("left", "right"))
+
+
+class FeatureExtractionParameters(Parameters):
+    """The arguments of a call; see the pipeline."""
+
+    truncation: bool | str | None = argument()
+    tokenize_kwargs: Mapping[str, Any] = argument({})
+    return_tensors: bool | str = argument(False)
+    tokenizing: _Tokenizing = _Tokenizing()
+
+
+class FeatureExtractionPipeline(Pipeline[FeatureExtractionParameters]):
     """Token states of a text as nested lists (1, tokens, hidden), as transformers gives them.
 
-    Arguments of a call: `truncation`, `tokenize_kwargs`, and `return_tensors` (True or "np": arrays, not lists).
+    Arguments of a call: `truncation`, `tokenize_kwargs` (`truncation`, `max_length`, `padding`, `pad_to_multiple_of`,
+    `padding_side`, `add_special_tokens`), and `return_tensors` (True or "np": arrays, not lists). A list inside the
+    list is a batch whose texts share one answer, as in transformers.
     """
 
     model_class = AutoModel
+    parameters_class = FeatureExtractionParameters
+    default_task = "feature-extraction"
 
-    def _parameters(self, arguments: dict[str, Any]) -> tuple[dict[str, Any], bool]:
-        arguments = dict(arguments)
-        tokenizer = dict(arguments.pop("tokenize_kwargs", None) or {})
-        truncation = arguments.pop("truncation", None)
-        if truncation is not None:
-            if "truncation" in tokenizer:
+    def _settled(self, parameters: FeatureExtractionParameters) -> FeatureExtractionParameters:
+        if parameters.return_tensors not in (False, True, "np"):
+            raise InputError(f'return_tensors={parameters.return_tensors!r} needs another framework; use "np" or True')
+        given = dict(parameters.tokenize_kwargs)
+        if parameters.truncation is not None:
+            if "truncation" in given:
                 raise InputError("truncation is given twice: as an argument and in tokenize_kwargs")
-            tokenizer["truncation"] = truncation
-        arrays = arguments.pop("return_tensors", False)
-        if arrays not in (False, None, True, "np"):
-            raise InputError(f'return_tensors={arrays!r} needs another framework; use "np" for numpy arrays')
-        if arguments:
-            raise InputError(f"feature-extraction takes no argument {', '.join(sorted(arguments))}")
-        return tokenizer, bool(arrays)
+            given["truncation"] = parameters.truncation
+        tokenizing = _Tokenizing.of(given, TOKENIZER, f"{self.task}'s tokenize_kwargs")
+        return parameters.changed(tokenizing=settled(tokenizing, self.max_length))
 
-    def _answers(self, items: list[Any], batch_size: int | None, parameters: tuple[dict[str, Any], bool]) -> list[Any]:
+    def _answers(self, items: list[Any], batch_size: int | None, parameters: FeatureExtractionParameters) -> list[Any]:
         if not items:
             return []
-        tokenizer, arrays = parameters
-        # A list inside the list is transformers' batch within a batch: its texts share one answer.
         if any(isinstance(item, list) for item in items):
             return [
                 self._answers(item, batch_size, parameters)
@@ -44,5 +64,30 @@ class FeatureExtractionPipeline(Pipeline):
                 else self._answers([item], batch_size, parameters)[0]
                 for item in items
             ]
-        states = [row[0][None] for row in self._token_rows(self._encode(items, None, tokenizer), batch_size)]
-        return list(states) if arrays else [state.tolist() for state in states]
+        texts, tokenizing = inputs.texts(items), parameters.tokenizing
+        if tokenizing.padding in (False, "do_not_pad"):
+            rows = self._encode(texts, None, tokenizing)
+        else:
+            rows = self._padded(texts, tokenizing)
+            if len(set(map(len, rows))) > 1:
+                batch_size = 1  # whoever pads by hand has the mask in the row, and another padding would be text
+        states = [row[0][None] for row in self._token_rows(rows, batch_size)]
+        return list(states) if parameters.return_tensors else [state.tolist() for state in states]
+
+    def _padded(self, texts: Sequence[str], tokenizing: _Tokenizing) -> list[Encoding]:
+        """Rows with the padding that the call asks for, each text by itself."""
+        rows: list[Encoding] = []
+        for text in texts:
+            batch = self.tokenizer(
+                [text],
+                padding=tokenizing.padding,
+                truncation=tokenizing.cut,
+                max_length=tokenizing.max_length or self.max_length,
+                pad_to_multiple_of=tokenizing.pad_to_multiple_of,
+                padding_side=tokenizing.padding_side,
+                add_special_tokens=tokenizing.add_special_tokens,
+                verbose=False,
+            )
+            rows += batch.encodings or ()
+        self._check_lengths(rows)
+        return rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +11,11 @@ import numpy as np
 from untorch.errors import InputError
 from untorch.model.heads import AutoModelForMaskedLM
 from untorch.numerics import Array, softmax
+from untorch.pipelines import inputs
 from untorch.pipelines.base import Pipeline
+from untorch.pipelines.compatibility import TOKENIZER
+from untorch.pipelines.parameters import Parameters, argument, count
+from untorch.pipelines.tokenizing import TokenizerParameters, settled
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -22,14 +26,19 @@ _log = logging.getLogger(__name__)
 _MAX_SCORES = 1 << 24
 
 
-@dataclass(frozen=True)
-class _Parameters:
-    top_k: int
-    targets: Array | None
-    tokenizer: dict[str, Any]
+class FillMaskParameters(Parameters):
+    """The arguments of a call; see the pipeline."""
+
+    top_k: int = argument(5, count)
+    targets: str | list[str] | None = argument()
+    tokenizer_kwargs: Mapping[str, Any] = argument({})
+    truncation: bool | str | None = argument()
+    # (targets,) the tokens to choose among; None for all.
+    target_ids: Array | None = None
+    tokenizing: TokenizerParameters = TokenizerParameters()
 
 
-class FillMaskPipeline(Pipeline):
+class FillMaskPipeline(Pipeline[FillMaskParameters]):
     """`[{"score", "token", "token_str", "sequence"}, …]` for a text with a mask, best first, as transformers gives it.
 
     A text with several masks gives one such list a mask, each filled on its own. A list of one text gives that text's
@@ -41,32 +50,28 @@ class FillMaskPipeline(Pipeline):
     """
 
     model_class = AutoModelForMaskedLM
+    parameters_class = FillMaskParameters
+    default_task = "fill-mask"
 
     @property
     def max_batch_tokens(self) -> int:
         """Fewer tokens than other tasks', because each brings a score for every token of the vocabulary."""
         return min(super().max_batch_tokens, max(1, _MAX_SCORES // len(self.tokenizer)))
 
-    def __call__(self, inputs: Any, **arguments: Any) -> Any:
-        """Fill; see the class for the arguments."""
-        answer = super().__call__(inputs, **arguments)
-        return answer[0] if isinstance(inputs, list) and len(inputs) == 1 else answer
+    def _together(self, answers: list[Any]) -> Any:
+        return answers[0] if len(answers) == 1 else answers
 
-    def _parameters(self, arguments: dict[str, Any]) -> _Parameters:
+    def _settled(self, parameters: FillMaskParameters) -> FillMaskParameters:
         if self.tokenizer.mask_token_id is None:
             raise InputError("the tokenizer has no mask token, so nothing can be filled in")
-        arguments = dict(arguments)
-        top_k = arguments.pop("top_k", None)
-        top_k = 5 if top_k is None else top_k
-        if not isinstance(top_k, int) or top_k < 1:
-            raise InputError(f"top_k is {top_k!r}; it is a number from 1")
-        targets = arguments.pop("targets", None)
-        tokenizer = dict(arguments.pop("tokenizer_kwargs", None) or {})
-        if "truncation" in arguments:
-            tokenizer.setdefault("truncation", arguments.pop("truncation"))
-        if arguments:
-            raise InputError(f"fill-mask takes no argument {', '.join(sorted(arguments))}")
-        return _Parameters(top_k, None if targets is None else self._target_ids(targets), tokenizer)
+        given = dict(parameters.tokenizer_kwargs)
+        if parameters.truncation is not None:
+            given.setdefault("truncation", parameters.truncation)
+        tokenizing = TokenizerParameters.of(given, TOKENIZER, f"{self.task}'s tokenizer_kwargs")
+        return parameters.changed(
+            target_ids=None if parameters.targets is None else self._target_ids(parameters.targets),
+            tokenizing=settled(tokenizing, self.max_length),
+        )
 
     def _target_ids(self, targets: str | list[str]) -> Array:
         """(targets,) the tokens that the words are, each once."""
@@ -89,10 +94,10 @@ class FillMaskPipeline(Pipeline):
             raise InputError("targets names no token of the vocabulary; leave it out to choose among all")
         return np.array(list(ids))
 
-    def _answers(self, items: list[Any], batch_size: int | None, parameters: _Parameters) -> list[Any]:
+    def _answers(self, items: list[Any], batch_size: int | None, parameters: FillMaskParameters) -> list[Any]:
         if not items:
             return []
-        encodings = self._encode(items, None, parameters.tokenizer)
+        encodings = self._encode(inputs.texts(items), None, parameters.tokenizing)
         masks = [self._masks(index, encoding) for index, encoding in enumerate(encodings)]
         answers: list[Any] = [None] * len(items)
         for rows, (logits, *_) in self._forward(encodings, batch_size):
@@ -110,17 +115,17 @@ class FillMaskPipeline(Pipeline):
             )
         return masks
 
-    def _fillings(self, encoding: Encoding, masks: Array, scores: Array, parameters: _Parameters) -> list[Any]:
+    def _fillings(self, encoding: Encoding, masks: Array, scores: Array, parameters: FillMaskParameters) -> list[Any]:
         """The answer to one text; `scores` are (masks, vocabulary)."""
-        if parameters.targets is not None:
-            scores = scores[:, parameters.targets]
+        if parameters.target_ids is not None:
+            scores = scores[:, parameters.target_ids]
         order = np.argsort(-scores, axis=-1, kind="stable")[:, : parameters.top_k]
         answer = []
         for mask, row, best in zip(masks.tolist(), scores, order, strict=True):
             fillings = []
             for score, token in zip(row[best].tolist(), best.tolist(), strict=True):
-                if parameters.targets is not None:
-                    token = int(parameters.targets[token])
+                if parameters.target_ids is not None:
+                    token = int(parameters.target_ids[token])
                 ids = encoding.ids
                 ids[mask] = token
                 fillings.append(

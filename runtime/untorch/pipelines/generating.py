@@ -3,37 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from inspect import signature
+from itertools import chain
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
 from untorch.batching import windows
 from untorch.errors import InputError
 from untorch.generation import GenerationConfig
-from untorch.generation.config import DEFAULTS
+from untorch.generation.config import DEFAULTS, NAMES
 from untorch.model.generative import GenerativeModel
 from untorch.numerics import Array
 from untorch.pipelines.base import Pipeline
+from untorch.pipelines.compatibility import GENERATE, LOADING
+from untorch.pipelines.parameters import Parameters, argument, flag, string
 
 if TYPE_CHECKING:
     from untorch.tokenizer import Tokenizer
 
-
-# Arguments of `generate` that are no settings.
-_EXTRA = ("streamer", "generation_config", "seed")
-
-
-@dataclass(frozen=True)
-class Parameters:
-    """One call's arguments: for the tokenizer, for `generate`, and what the answer looks like."""
-
-    tokenizer: dict[str, Any] = field(default_factory=dict)
-    generate: dict[str, Any] = field(default_factory=dict)
-    answer: dict[str, Any] = field(default_factory=dict)
+# What `generate` takes from the pipeline, not from its caller.
+_OWN = {"self", "inputs", "input_ids", "attention_mask", "token_type_ids", "decoder_input_ids", "tokenizer"}
 
 
-class GeneratingPipeline(Pipeline):
+class GeneratingParameters(Parameters):
+    """The arguments of a call that every generating task has; `settings` are those for `generate`."""
+
+    return_tensors: bool | None = argument(None, flag)
+    return_text: bool | None = argument(None, flag)
+    return_type: Any = argument()
+    clean_up_tokenization_spaces: bool | None = argument(None, flag)
+    stop_sequence: str | None = argument(None, string)
+    truncation: bool | str | None = argument()
+    settings: Mapping[str, Any] = {}
+
+
+G = TypeVar("G", bound=GeneratingParameters)
+
+
+class GeneratingPipeline(Pipeline[G]):
     """Settings come from the call, the constructor, the config's `task_specific_params`, the bundle's
     generation_config.json, and the task's own defaults, in this order.
 
@@ -43,19 +51,18 @@ class GeneratingPipeline(Pipeline):
     model: GenerativeModel
     # A batch is many runs, so that its texts are a small part of the work.
     overlapping = False
+    stream_window = 1
+    rules = {**GENERATE, **{name: LOADING[name] for name in ("assistant_model", "assistant_tokenizer")}}  # noqa: RUF012
     default_settings: ClassVar[dict[str, Any]]
 
     def __init__(
-        self,
-        task: str,
-        model: GenerativeModel,
-        tokenizer: Tokenizer,
-        *,
-        batch_size: int | None = None,
-        **defaults: Any,
+        self, model: GenerativeModel, tokenizer: Tokenizer | None = None, *, task: str = "", **defaults: Any
     ) -> None:
-        given = {name: defaults.pop(name) for name in list(defaults) if name in DEFAULTS}
-        config = GenerationConfig(**self.default_settings).filled_from(model.generation_config).updated(**given)
+        self._require_head(model, task)
+        self._settings = NAMES | _of_generate(model)
+        task = self._specific_task(task or self.default_task, model)
+        chosen = {name: value for name, value in defaults.items() if name in DEFAULTS}
+        config = GenerationConfig(**self.default_settings).filled_from(model.generation_config).updated(**chosen)
         if config.temperature == 0.0:
             config.do_sample = False
         longest = self.default_settings["max_new_tokens"]
@@ -63,21 +70,40 @@ class GeneratingPipeline(Pipeline):
             config.max_new_tokens = None  # the checkpoint or the caller has set the length of the whole
         specific = dict((model.config.get("task_specific_params") or {}).get(task) or {})
         self.prefix: str = specific.pop("prefix", model.config.get("prefix")) or ""
-        config = config.updated(**specific)
-        if config.pad_token_id is None and tokenizer.pad_token_id is not None:
-            config.pad_token_id = tokenizer.pad_token_id
-        self.generation_config = config
-        super().__init__(task, model, tokenizer, batch_size=batch_size, **defaults)
+        self.generation_config = config.updated(**specific)
+        super().__init__(
+            model, tokenizer, task=task, **{name: value for name, value in defaults.items() if name not in chosen}
+        )
+        self._given |= chosen
+        if self.generation_config.pad_token_id is None and self.tokenizer.pad_token_id is not None:
+            self.generation_config.pad_token_id = self.tokenizer.pad_token_id
 
-    def _stream(self, inputs: Iterator[Any], batch_size: int | None, parameters: Parameters) -> Iterator[Any]:
-        for window in windows(inputs, batch_size or 1):
-            yield from self._answers(window, batch_size, parameters)
+    def _specific_task(self, task: str, model: GenerativeModel) -> str:  # noqa: ARG002  # for tasks that ask
+        """The task by the name under which the config has settings for it."""
+        return task
 
-    def _settings(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Check the arguments that go to `generate`. Raises InputError for one that it does not know."""
-        settings = {name: value for name, value in arguments.items() if name not in _EXTRA}
-        self.generation_config.updated(**settings)
-        return dict(arguments)
+    def _stream(
+        self, inputs: Iterator[Any], batch_size: int | None, parameters: G, *, read_ahead: bool
+    ) -> Iterator[Any]:
+        batches: Iterator[list[Any]] = windows(inputs, batch_size or 1)
+        if read_ahead and batch_size not in (None, 1):
+            from untorch.pipelines.streams import arrived
+
+            batches = (batch for batch in arrived(inputs, batch_size) if batch)
+        yield from chain.from_iterable(self._answers(batch, batch_size, parameters) for batch in batches)
+
+    def _merged(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        settings = {name: value for name, value in arguments.items() if name in self._settings}
+        settings = {name: value for name, value in settings.items() if name not in self.parameters_class.declared}
+        others = {name: value for name, value in arguments.items() if name not in settings}
+        merged = super()._merged(others)
+        self.generation_config.updated(**{name: value for name, value in settings.items() if name in NAMES})
+        return {**merged, "settings": {**merged.get("settings", {}), **settings}}
+
+    @classmethod
+    def arguments(cls) -> list[str]:
+        """The names of a call's arguments, settings of `generate` among them."""
+        return list(dict.fromkeys([*super().arguments(), *DEFAULTS, *_of_generate(cls.model_class)]))
 
     def _generate(
         self, rows: Sequence[Sequence[int]], batch_size: int | None, settings: Mapping[str, Any], *, left: bool
@@ -102,3 +128,19 @@ class GeneratingPipeline(Pipeline):
             output = self.model.generate(input_ids=ids, attention_mask=mask, tokenizer=self.tokenizer, **settings)
             for row, sequences in zip(batch, output.reshape(len(batch), -1, output.shape[-1]), strict=True):
                 yield (width - len(row) if left else 0), sequences
+
+
+def _of_generate(model: Any) -> set[str]:
+    """What else `generate` takes by name, such as `streamer` and `seed`."""
+    named = signature(model.generate).parameters
+    return {name for name, one in named.items() if one.kind is not one.VAR_KEYWORD} - _OWN
+
+
+def returned(value: Any, names: Sequence[str]) -> str | None:
+    """The name of a `return_type`: transformers' enumeration member, or its name. Raises InputError."""
+    if value is None:
+        return None
+    name = str(getattr(value, "name", value)).upper()
+    if name not in names:
+        raise InputError(f"return_type is {value!r}; it is one of {', '.join(names)}")
+    return name

@@ -9,10 +9,13 @@ import numpy as np
 from untorch.errors import InputError
 from untorch.model.heads import AutoModelForMultipleChoice
 from untorch.numerics import softmax
+from untorch.pipelines import inputs
 from untorch.pipelines.base import Pipeline
+from untorch.pipelines.compatibility import TOKENIZER
+from untorch.pipelines.tokenizing import TokenizerParameters, settled
 
 
-class MultipleChoicePipeline(Pipeline):
+class MultipleChoicePipeline(Pipeline[TokenizerParameters]):
     """`[{"index", "score", "text"}, …]` for `{"text": …, "choices": [text, …]}`: the choices, the likeliest first.
 
     `index` is the choice's place in the input; the scores of a text's choices add up to 1. Inputs may differ in how
@@ -21,6 +24,9 @@ class MultipleChoicePipeline(Pipeline):
     """
 
     model_class = AutoModelForMultipleChoice
+    parameters_class = TokenizerParameters
+    rules = TOKENIZER
+    default_task = "multiple-choice"
     input_fields = ("text", "choices")
 
     @classmethod
@@ -28,11 +34,11 @@ class MultipleChoicePipeline(Pipeline):
         """A text, then its choices."""
         return [{"text": words[0], "choices": words[1:]}]
 
-    def _parameters(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        return arguments
+    def _settled(self, parameters: TokenizerParameters) -> TokenizerParameters:
+        return settled(parameters, self.max_length)
 
     def _answers(
-        self, items: list[Any], batch_size: int | None, parameters: dict[str, Any]
+        self, items: list[Any], batch_size: int | None, parameters: TokenizerParameters
     ) -> list[list[dict[str, Any]]]:
         if not items:
             return []
@@ -51,10 +57,8 @@ class MultipleChoicePipeline(Pipeline):
 
 
 def _question(item: Any) -> tuple[str, list[str]]:
-    wanted = '{"text": text, "choices": [text, …]}'
-    if not isinstance(item, dict) or set(item) != {"text", "choices"}:
-        got = f"the keys {', '.join(map(str, item))}" if isinstance(item, dict) else type(item).__name__
-        raise InputError(f"an input to choose for is {wanted}; got {got}")
-    if not isinstance(item["text"], str) or not isinstance(item["choices"], list) or not item["choices"]:
-        raise InputError(f"an input to choose for is {wanted}, with at least one choice")
-    return item["text"], item["choices"]
+    wanted = 'an input to choose for is {"text": text, "choices": [text, …]}'
+    text, choices = inputs.fields(item, ("text", "choices"), wanted)
+    if not isinstance(text, str) or not isinstance(choices, list) or not choices:
+        raise InputError(f"{wanted}, with at least one choice")
+    return text, inputs.texts(choices)

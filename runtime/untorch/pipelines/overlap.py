@@ -1,6 +1,6 @@
-"""Many inputs in windows that are answered side by side, so that a card has work while Python prepares more.
+"""Many inputs in windows that are answered side by side, so that a GPU has work while Python prepares more.
 
-While the card runs one window, the next is tokenized and the last one's scores become answers. This knows nothing of
+While the GPU runs one window, the next is tokenized and the last one's scores become answers. This knows nothing of
 what a pipeline does with a window.
 """
 
@@ -17,8 +17,8 @@ from untorch.ort.cuda.queue import run_queue
 # Waits for a window's answers.
 Wait = Callable[[Future[list[Any]]], list[Any]]
 
-# Inputs of a window: with few of them the first is soon on the card, and the last soon behind it. And how many windows
-# are under way: one on the card, one before it, one behind it (benchmarks/NOTES.md).
+# Inputs of a window: with few of them the first is soon on the GPU, and the last soon behind it. And how many windows
+# are under way: one on the GPU, one before it, one behind it (benchmarks/NOTES.md).
 WINDOW, AHEAD = 512, 3
 # Inputs of a stream that are sorted and answered together.
 CHUNK = 8192
@@ -39,14 +39,17 @@ def answered(answer: Callable[[list[Any]], list[Any]], inputs: list[Any]) -> lis
     A window holds inputs of about one length, by their characters, wherever they stand. Raises what `answer` does;
     windows that have not begun are dropped then.
     """
-    # This thread has nothing else to do meanwhile, so that the card need not see others.
+    # This thread has nothing else to do meanwhile, so that the GPU need not see others.
     with run_queue.serving() as wait:
         [answers] = _chunks(answer, [inputs], wait)
     return answers
 
 
 def streamed(answer: Callable[[list[Any]], list[Any]], chunks: Iterable[list[Any]]) -> Iterator[list[Any]]:
-    """The same for each chunk of a stream. An error comes where the chunk's answers would have come."""
+    """The same for each chunk of a stream; an empty chunk says that the stream waits for more.
+
+    An error comes where the chunk's answers would have come.
+    """
     return _chunks(answer, chunks, lambda future: future.result())
 
 
@@ -55,6 +58,10 @@ def _chunks(answer: Callable[[list[Any]], list[Any]], chunks: Iterable[list[Any]
     with ThreadPoolExecutor(AHEAD, "untorch-window") as pool:
         try:
             for chunk in chunks:
+                if not chunk:  # the stream waits: what is under way has no company to wait for
+                    while pending:
+                        yield from _finished(pending, wait)
+                    continue
                 answers: list[Any] = [None] * len(chunk)
                 order = sorted(range(len(chunk)), key=lambda place: characters(chunk[place]))
                 for start in range(0, len(order), WINDOW):
@@ -67,7 +74,7 @@ def _chunks(answer: Callable[[list[Any]], list[Any]], chunks: Iterable[list[Any]
                 yield from _finished(pending, wait)
         finally:
             for part in [part for part in pending if not part.window.cancel()]:
-                # Not left to the pool's end: what it still asks of the card may be for this thread to run.
+                # Not left to the pool's end: what it still asks of the GPU may be for this thread to run.
                 with suppress(Exception):
                     wait(part.window)
 

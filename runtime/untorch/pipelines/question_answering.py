@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +10,11 @@ import numpy as np
 from untorch.errors import InputError
 from untorch.model.heads import AutoModelForQuestionAnswering
 from untorch.numerics import Array, softmax
-from untorch.pipelines.base import Pipeline, truncates
+from untorch.pipelines import inputs as given_inputs
+from untorch.pipelines.base import Pipeline
+from untorch.pipelines.compatibility import QUESTION_ANSWERING
+from untorch.pipelines.parameters import Parameters, argument, count, flag, size
+from untorch.pipelines.tokenizing import TokenizerParameters, settled, truncates
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -22,17 +25,21 @@ Answer = dict[str, Any]
 _WINDOW = 384
 
 
-@dataclass(frozen=True)
-class _Parameters:
-    top_k: int
-    impossible: bool
-    max_answer_len: int
-    align_to_words: bool
-    max_seq_len: int
-    doc_stride: int
+class QuestionAnsweringParameters(Parameters):
+    """The arguments of a call; see the pipeline."""
+
+    top_k: int = argument(1, count)
+    topk: int | None = argument(None, count)
+    handle_impossible_answer: bool = argument(False, flag)
+    max_answer_len: int = argument(15, count)
+    align_to_words: bool = argument(True, flag)
+    max_seq_len: int = argument(0, count)
+    doc_stride: int | None = argument(None, size)
+    padding: bool | str = argument(False)
+    truncation: bool | str | None = argument()
 
 
-class QuestionAnsweringPipeline(Pipeline):
+class QuestionAnsweringPipeline(Pipeline[QuestionAnsweringParameters]):
     """`{"score", "start", "end", "answer"}` for a question and its context; `start` and `end` are its characters.
 
     Call it with `question=…, context=…`, each a text or a list of texts (one context serves a list of questions), with
@@ -47,6 +54,11 @@ class QuestionAnsweringPipeline(Pipeline):
     """
 
     model_class = AutoModelForQuestionAnswering
+    parameters_class = QuestionAnsweringParameters
+    rules = QUESTION_ANSWERING
+    default_task = "question-answering"
+    # `X` and `data` are transformers' older names for the questions with their contexts.
+    input_names = ("question", "context", "X", "data")
     input_fields = ("question", "context")
     if_too_long = "Choose a max_seq_len that fits; the context is then read in windows"
 
@@ -59,40 +71,29 @@ class QuestionAnsweringPipeline(Pipeline):
 
     def __call__(self, *inputs: Any, **arguments: Any) -> Any:
         """Answer; see the class for the inputs and arguments."""
-        batch_size = arguments.pop("batch_size", None)
         items, arguments = _items(inputs, arguments)
         if isinstance(items, list) and len(items) == 1:
             items = items[0]
-        return super().__call__(items, batch_size=batch_size, **arguments)
+        return super().__call__(items, **arguments)
 
-    def _parameters(self, arguments: dict[str, Any]) -> _Parameters:
-        arguments = {key: value for key, value in arguments.items() if value is not None}
-        top_k = arguments.pop("top_k", arguments.pop("topk", 1))
-        max_answer_len = arguments.pop("max_answer_len", 15)
-        for name, value in (("top_k", top_k), ("max_answer_len", max_answer_len)):
-            if not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} is {value!r}; it is a number from 1")
-        length = arguments.pop("max_seq_len", min(self.max_length or _WINDOW, _WINDOW))
-        stride = arguments.pop("doc_stride", min(length // 2, 128))
+    def _together(self, answers: list[Any]) -> Any:
+        return answers[0] if len(answers) == 1 else answers
+
+    def _settled(self, parameters: QuestionAnsweringParameters) -> QuestionAnsweringParameters:
+        if truncates(parameters.truncation):
+            raise InputError("question-answering reads a long context in windows; there is nothing to truncate")
+        settled(
+            TokenizerParameters(padding=parameters.padding), None
+        )  # padding changes no answer; is it spelled right?
+        length = parameters.max_seq_len or min(self.max_length or _WINDOW, _WINDOW)
+        stride = min(length // 2, 128) if parameters.doc_stride is None else parameters.doc_stride
         if stride > length:
             raise InputError(f"doc_stride ({stride}) is larger than max_seq_len ({length})")
-        parameters = _Parameters(
-            top_k=top_k,
-            impossible=bool(arguments.pop("handle_impossible_answer", False)),
-            max_answer_len=max_answer_len,
-            align_to_words=bool(arguments.pop("align_to_words", True)),
-            max_seq_len=length,
-            doc_stride=stride,
-        )
-        arguments.pop("max_question_len", None)
-        arguments.pop("padding", None)  # padding changes no answer, and batches have their own
-        if truncates(arguments.pop("truncation", None)):
-            raise InputError("question-answering reads a long context in windows; there is nothing to truncate")
-        if arguments:
-            raise InputError(f"question-answering takes no argument {', '.join(sorted(arguments))}")
-        return parameters
+        # `topk` is the older name, which counts where the other was not given.
+        top_k = parameters.topk if parameters.topk and "top_k" not in vars(parameters) else parameters.top_k
+        return parameters.changed(top_k=top_k, max_seq_len=length, doc_stride=stride)
 
-    def _answers(self, items: list[Any], batch_size: int | None, parameters: _Parameters) -> list[Any]:
+    def _answers(self, items: list[Any], batch_size: int | None, parameters: QuestionAnsweringParameters) -> list[Any]:
         if not items:
             return []
         questions, contexts = zip(*(_question(item) for item in items), strict=True)
@@ -117,7 +118,11 @@ class QuestionAnsweringPipeline(Pipeline):
         return self.tokenizer.padding_side == "left"
 
     def _best(
-        self, context: str, rows: Sequence[Encoding], logits: Sequence[list[Array]], parameters: _Parameters
+        self,
+        context: str,
+        rows: Sequence[Encoding],
+        logits: Sequence[list[Array]],
+        parameters: QuestionAnsweringParameters,
     ) -> list[Answer]:
         """The best answers of all windows of a context. Equal texts are one answer, their scores added."""
         # Aligning to words makes some spans one, so more are looked at than are asked for.
@@ -137,7 +142,7 @@ class QuestionAnsweringPipeline(Pipeline):
                 else:
                     answers[text.lower()] = {"score": score, "start": begin, "end": stop, "answer": text}
         found = list(answers.values())
-        if parameters.impossible:
+        if parameters.handle_impossible_answer:
             found.append({"score": impossible, "start": 0, "end": 0, "answer": ""})
         return sorted(found, key=lambda answer: answer["score"], reverse=True)[: parameters.top_k]
 
@@ -182,10 +187,12 @@ def _items(inputs: tuple[Any, ...], arguments: dict[str, Any]) -> tuple[Any, dic
     """The questions of a call, however they were given, and its other arguments."""
     if len(inputs) == 2 and all(isinstance(text, str) for text in inputs):
         return [{"question": inputs[0], "context": inputs[1]}], arguments
+    arguments = dict(arguments)
+    if not inputs and (named := next((name for name in ("X", "data", "inputs") if name in arguments), None)):
+        inputs = (arguments.pop(named),)
     if inputs:
         items = inputs[0] if len(inputs) == 1 else inputs
         return (list(items) if isinstance(items, tuple) else items), arguments
-    arguments = dict(arguments)
     question, context = arguments.pop("question", None), arguments.pop("context", None)
     if isinstance(question, str) and isinstance(context, str):
         return [{"question": question, "context": context}], arguments
@@ -198,10 +205,11 @@ def _items(inputs: tuple[Any, ...], arguments: dict[str, Any]) -> tuple[Any, dic
 
 
 def _question(item: Any) -> tuple[str, str]:
-    if not isinstance(item, dict) or not {"question", "context"} <= item.keys():
-        got = f"the keys {', '.join(map(str, item))}" if isinstance(item, dict) else type(item).__name__
-        raise InputError(f'a question is {{"question": …, "context": …}}; got {got}')
-    for name in ("question", "context"):
-        if not isinstance(item[name], str) or not item[name]:
-            raise InputError(f"the {name} is {item[name]!r}; it is a text that is not empty")
-    return item["question"], item["context"]
+    names = ("question", "context")
+    if isinstance(item, Mapping):  # a row of a data set may have more fields
+        item = {name: item[name] for name in names if name in item}
+    question, context = given_inputs.fields(item, names, 'a question is {"question": …, "context": …}')
+    for name, text in zip(names, (question, context), strict=True):
+        if not isinstance(text, str) or not text:
+            raise InputError(f"the {name} is {text!r}; it is a text that is not empty")
+    return question, context

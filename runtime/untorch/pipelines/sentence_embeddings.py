@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,11 @@ from untorch.bundle.folder import file_of, read_json
 from untorch.errors import FormatError, InputError, TaskError
 from untorch.model.base import AutoModel
 from untorch.numerics import POOLINGS, Array, normalize, pool
+from untorch.pipelines import inputs
 from untorch.pipelines.base import Pipeline
+from untorch.pipelines.compatibility import TOKENIZER
+from untorch.pipelines.parameters import argument, count, flag, string
+from untorch.pipelines.tokenizing import TokenizerParameters, settled
 
 # sentence-transformers' older names in 1_Pooling/config.json, one flag a mode, in the order in which it joins them.
 # Newer files have `pooling_mode`: a name, or a list of names.
@@ -101,16 +106,27 @@ def _pooling(path: Path) -> tuple[tuple[str, ...], bool]:
     return modes, bool(config.get("include_prompt", True))
 
 
-@dataclass(frozen=True)
-class _Parameters:
-    pooling: tuple[str, ...]
-    normalize: bool | None
-    truncate_dim: int | None
-    prompt: str
-    tokenizer: dict[str, Any]
+def _modes(modes: str | Iterable[str]) -> tuple[str, ...]:
+    """One pooling, or several whose vectors are joined."""
+    modes = (modes,) if isinstance(modes, str) else tuple(modes)
+    if not modes or not set(modes) <= set(POOLINGS):
+        raise ValueError(f"one of {', '.join(POOLINGS)}, or a list of them")
+    return modes
 
 
-class SentenceEmbeddingsPipeline(Pipeline):
+class SentenceEmbeddingsParameters(TokenizerParameters):
+    """The arguments of a call; see the pipeline."""
+
+    pooling: tuple[str, ...] = argument((), _modes)
+    normalize: bool | None = argument(None, flag)
+    truncate_dim: int | None = argument(None, count)
+    prompt: str | None = argument(None, string)
+    prompt_name: str | None = argument(None, string)
+    # What stands before every text.
+    prefix: str = ""
+
+
+class SentenceEmbeddingsPipeline(Pipeline[SentenceEmbeddingsParameters]):
     """One float32 vector a text: (hidden,) for one text, (texts, hidden) for a list, a stream of vectors for a stream.
 
     Arguments of a call, each with the checkpoint's own setting as its default: `pooling` (`cls`, `max`, `mean`,
@@ -118,14 +134,19 @@ class SentenceEmbeddingsPipeline(Pipeline):
     given are of length 1; False: not even where the checkpoint says so), `truncate_dim` (keep so many dimensions; a
     checkpoint's own normalising comes before), `prompt_name` (one of the checkpoint's prompts) or `prompt` (a text to
     put in front); and `truncation` (cut at the checkpoint's limit), `max_length`. A text over the limit raises
-    SequenceTooLongError unless it is to be cut; sentence-transformers cuts it in silence.
+    SequenceTooLongError unless it is to be cut; sentence-transformers cuts it in silence. A text of no tokens has a
+    vector of zeros.
     """
 
     model_class = AutoModel
+    parameters_class = SentenceEmbeddingsParameters
+    rules = TOKENIZER
+    default_task = "sentence-embeddings"
 
-    def __init__(self, task: str, model: AutoModel, *arguments: Any, **keywords: Any) -> None:
+    def __init__(self, model: AutoModel, *arguments: Any, **keywords: Any) -> None:
+        self._require_head(model, keywords.get("task", ""))
         self.settings = EmbeddingSettings.load(model.bundle.path)
-        super().__init__(task, model, *arguments, **keywords)
+        super().__init__(model, *arguments, **keywords)
 
     @property
     def limit(self) -> int | None:
@@ -133,28 +154,16 @@ class SentenceEmbeddingsPipeline(Pipeline):
         limits = [super().limit, self.tokenizer.model_max_length, self.settings.max_length]
         return min((limit for limit in limits if limit is not None), default=None)
 
-    def __call__(self, inputs: Any, **arguments: Any) -> Any:
-        """Embed; see the class for the arguments and shapes."""
-        answer = super().__call__(inputs, **arguments)
-        if not isinstance(inputs, list):
-            return answer
-        return np.stack(answer) if answer else np.empty((0, int(self.model.config.get("hidden_size", 0))), np.float32)
+    def _together(self, answers: list[Any]) -> Any:
+        return np.stack(answers) if answers else np.empty((0, int(self.model.config.get("hidden_size", 0))), np.float32)
 
-    def _parameters(self, arguments: dict[str, Any]) -> _Parameters:
-        arguments = dict(arguments)
-        pooling = arguments.pop("pooling", None) or self.settings.pooling
-        modes = (pooling,) if isinstance(pooling, str) else tuple(pooling)
-        if unknown := set(modes) - set(POOLINGS):
-            raise InputError(f"unknown pooling {', '.join(map(repr, unknown))}; choose {', '.join(POOLINGS)}")
-        normal = arguments.pop("normalize", None)
-        if normal not in (None, True, False):
-            raise InputError(f"normalize is {normal!r}; it is True or False")
-        dimensions = arguments.pop("truncate_dim", None)
-        dimensions = self.settings.truncate_dim if dimensions is None else dimensions
-        if dimensions is not None and (not isinstance(dimensions, int) or dimensions < 1):
-            raise InputError(f"truncate_dim is {dimensions!r}; it is a number from 1")
-        prompt = self._prompt(arguments.pop("prompt", None), arguments.pop("prompt_name", None))
-        return _Parameters(modes, normal, dimensions, prompt, arguments)
+    def _settled(self, parameters: SentenceEmbeddingsParameters) -> SentenceEmbeddingsParameters:
+        settings = self.settings
+        return settled(parameters, self.max_length).changed(
+            pooling=parameters.pooling or settings.pooling,
+            truncate_dim=parameters.truncate_dim or settings.truncate_dim,
+            prefix=self._prompt(parameters.prompt, parameters.prompt_name),
+        )
 
     def _prompt(self, prompt: str | None, name: str | None) -> str:
         prompts = self.settings.prompts
@@ -166,17 +175,22 @@ class SentenceEmbeddingsPipeline(Pipeline):
             return prompt
         return prompts.get(name or self.settings.default_prompt_name or "", "")
 
-    def _answers(self, items: list[Any], batch_size: int | None, parameters: _Parameters) -> list[Array]:
+    def _answers(
+        self, items: list[Any], batch_size: int | None, parameters: SentenceEmbeddingsParameters
+    ) -> list[Array]:
         if not items:
             return []
-        texts = [parameters.prompt + item if isinstance(item, str) else item for item in items]
-        encodings = self._encode(texts, None, parameters.tokenizer)
+        texts = [parameters.prefix + item for item in inputs.texts(items)]
+        encodings = self._encode(texts, None, parameters, empty=True)
+        # A row of no tokens has nothing to pool: alone it could not run, and in company it would be its padding's.
+        places = [place for place, encoding in enumerate(encodings) if len(encoding)]
+        filled = [encodings[place] for place in places]
         skipped = 0 if self.settings.include_prompt else self._prompt_length(parameters)
         vectors: list[Any] = [None] * len(items)
-        for rows, (states, *_) in self._forward(encodings, batch_size):
-            lengths = np.array([len(encodings[row]) for row in rows])[:, None]
-            places = np.arange(states.shape[1])[None, :]
-            mask = (places >= skipped) & (places < lengths)
+        for rows, (states, *_) in self._forward(filled, batch_size) if filled else ():
+            lengths = np.array([len(filled[row]) for row in rows])[:, None]
+            tokens = np.arange(states.shape[1])[None, :]
+            mask = (tokens >= skipped) & (tokens < lengths)
             pooled = np.concatenate([pool(states, mask, mode) for mode in parameters.pooling], axis=-1)
             if self.settings.normalize and parameters.normalize is not False:
                 pooled = normalize(pooled)
@@ -184,12 +198,24 @@ class SentenceEmbeddingsPipeline(Pipeline):
             if parameters.normalize:
                 pooled = normalize(pooled)
             for row, vector in zip(rows, pooled, strict=True):
-                vectors[row] = vector
+                vectors[places[row]] = vector
+        if len(filled) < len(items):
+            nothing = self._nothing(next((vector for vector in vectors if vector is not None), None), parameters)
+            vectors = [nothing if vector is None else vector for vector in vectors]
         return vectors
 
-    def _prompt_length(self, parameters: _Parameters) -> int:
+    def _nothing(self, beside: Array | None, parameters: SentenceEmbeddingsParameters) -> Array:
+        """(dimensions,) zeros, as sentence-transformers gives for a text of no tokens `beside` others."""
+        if beside is not None:
+            return np.zeros_like(beside)
+        size = self.model.config.get("hidden_size")
+        if size is None:
+            raise InputError("the text is empty: it has no tokens, and config.json does not say how long its vector is")
+        return np.zeros(len(parameters.pooling) * int(size), np.float32)[: parameters.truncate_dim]
+
+    def _prompt_length(self, parameters: SentenceEmbeddingsParameters) -> int:
         """How many tokens a row starts with that are the prompt's or stand before it."""
-        if not parameters.prompt:
+        if not parameters.prefix:
             return 0
-        ids = self._encode([parameters.prompt], None, parameters.tokenizer)[0].ids
+        ids = self._encode([parameters.prefix], None, parameters)[0].ids
         return len(ids) - (ids[-1] in self.tokenizer.all_special_ids)

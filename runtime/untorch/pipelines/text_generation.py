@@ -4,125 +4,123 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
-from types import GeneratorType
 from typing import Any, Literal
 
 import numpy as np
 
 from untorch.errors import InputError
 from untorch.model.causal import AutoModelForCausalLM
-from untorch.pipelines.generating import GeneratingPipeline, Parameters
+from untorch.pipelines import inputs
+from untorch.pipelines.generating import GeneratingParameters, GeneratingPipeline, returned
+from untorch.pipelines.inputs import Chat
+from untorch.pipelines.parameters import argument, count, flag, one_of, string
 
-Returned = Literal["full text", "new text", "ids"]
-
-
-class _Chat:
-    """Messages of one chat; a list of messages is otherwise taken for a list of inputs."""
-
-    def __init__(self, messages: Sequence[Mapping[str, Any]]) -> None:
-        for message in messages:
-            if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
-                raise InputError('a chat is a list of messages {"role": …, "content": …}')
-        self.messages = list(messages)
-
-    @property
-    def ends_with_assistant(self) -> bool:
-        return bool(self.messages[-1]["role"] == "assistant")
+_FORMS: dict[str, Literal["full text", "new text", "ids"]] = {
+    "FULL_TEXT": "full text",
+    "NEW_TEXT": "new text",
+    "TENSORS": "ids",
+}
 
 
-class TextGenerationPipeline(GeneratingPipeline):
+class TextGenerationParameters(GeneratingParameters):
+    """The arguments of a call; see the pipeline."""
+
+    return_full_text: bool | None = argument(None, flag)
+    prefix: str | None = argument(None, string)
+    handle_long_generation: str | None = argument(None, one_of("hole"))
+    max_length: int | None = argument(None, count)
+    continue_final_message: bool | None = argument(None, flag)
+    skip_special_tokens: bool = argument(True, flag)
+    add_special_tokens: bool | None = argument(None, flag)
+    padding: bool | str = argument(False)
+    tokenizer_encode_kwargs: Mapping[str, Any] = argument({})
+    tools: Sequence[Any] | None = argument()
+    documents: Sequence[Any] | None = argument()
+    form: Literal["full text", "new text", "ids"] = "full text"
+
+
+class TextGenerationPipeline(GeneratingPipeline[TextGenerationParameters]):
     """`[{"generated_text": …}]` for a prompt, one record a sequence; for a chat, its messages and the answer to them.
 
     Arguments of a call: transformers' settings of `generate` (`max_new_tokens`, `do_sample`, `num_beams`, …), `seed`,
     `streamer`, `stop_sequence`, `return_full_text` (with the prompt; the default), `return_tensors` (ids, not text),
     `prefix`, `add_special_tokens`, `truncation`, `max_length`, `handle_long_generation="hole"`,
-    `clean_up_tokenization_spaces`, `skip_special_tokens`, `continue_final_message`, `tokenizer_encode_kwargs`.
+    `clean_up_tokenization_spaces`, `skip_special_tokens`, `continue_final_message`, `tokenizer_encode_kwargs`, and for
+    chats `tools` and `documents`, which the chat template reads.
     """
 
     model_class = AutoModelForCausalLM
+    parameters_class = TextGenerationParameters
     model: AutoModelForCausalLM
+    default_task = "text-generation"
+    input_names = ("text_inputs",)
     default_settings = {"max_new_tokens": 256, "do_sample": True, "temperature": 0.7}  # noqa: RUF012
-
-    def __call__(self, inputs: Any, **arguments: Any) -> Any:
-        """Continue a prompt, a chat, or a list or generator of them; see the class for the arguments."""
-        if isinstance(inputs, (list, tuple)) and inputs:
-            if isinstance(inputs[0], Mapping):
-                return super().__call__(_Chat(inputs), **arguments)
-            return super().__call__([_item(item) for item in inputs], **arguments)
-        if isinstance(inputs, GeneratorType):
-            return super().__call__((_item(item) for item in inputs), **arguments)
-        return super().__call__(inputs, **arguments)
 
     def stream(self, inputs: Any, **arguments: Any) -> Iterator[str]:
         """Yield the new text of one prompt or chat piece by piece; joined, it is the new text decoded as it is."""
-        item = _item(inputs)
-        parameters = self._parameters({**self._defaults, **arguments})
-        settings = {"generation_config": self.generation_config, **parameters.generate}
+        item = self._item(inputs)
+        parameters = self._read(self._merged(arguments))
+        settings = {"generation_config": self.generation_config, **parameters.settings}
         ids = self._ids(item, parameters)
-        decoding = self.tokenizer.decode_stream(parameters.answer.get("skip_special_tokens") is not False)
+        decoding = self.tokenizer.decode_stream(parameters.skip_special_tokens)
         steps = self.model.stream(input_ids=np.array([ids]) if ids else None, tokenizer=self.tokenizer, **settings)
         pieces = (decoding.step(int(tokens[0])) for tokens in steps)
         yield from filter(None, chain(pieces, (decoding.flush() for _ in range(1))))
 
-    def _parameters(self, arguments: dict[str, Any]) -> Parameters:
-        arguments = dict(arguments)
-        answer = {
-            name: arguments.pop(name)
-            for name in ("clean_up_tokenization_spaces", "skip_special_tokens", "continue_final_message")
-            if arguments.get(name) is not None
-        }
-        answer["returned"] = _returned(arguments)
-        tokenizer = {
-            name: arguments.pop(name)
-            for name in ("add_special_tokens", "truncation", "tokenizer_encode_kwargs", "handle_long_generation")
-            if arguments.get(name) is not None
-        }
-        if tokenizer.get("handle_long_generation") not in (None, "hole"):
-            raise InputError('handle_long_generation is None or "hole"')
-        arguments.pop("padding", None)  # inputs of a batch are padded as the model needs it
-        prefix = arguments.pop("prefix", None)
-        tokenizer["prefix"] = self.prefix if prefix is None else prefix
-        if (longest := arguments.get("max_length")) is not None:
-            tokenizer["max_length"] = longest
-        if (stop := arguments.pop("stop_sequence", None)) is not None:
-            arguments["eos_token_id"] = self.tokenizer.encode(stop, add_special_tokens=False)
-        if tokenizer["prefix"]:
-            self._lengthen(arguments, tokenizer)
-        return Parameters(tokenizer, self._settings(arguments), answer)
+    def _sort(self, inputs_given: Any, parameters: Any) -> tuple[inputs.Kind, Any]:  # noqa: ARG002
+        return inputs.prompts(inputs_given)
 
-    def _lengthen(self, arguments: dict[str, Any], tokenizer: Mapping[str, Any]) -> None:
-        """Lengths of the whole do not count the prefix."""
-        special = tokenizer.get("add_special_tokens", False)
-        length = len(self.tokenizer.encode(tokenizer["prefix"], add_special_tokens=special))
-        given = arguments.get("generation_config")
-        if "max_new_tokens" not in arguments and (given is None or given.max_new_tokens is None):
-            arguments["max_length"] = (arguments.get("max_length") or self.generation_config.max_length) + length
-        if "min_length" in arguments and "min_new_tokens" not in arguments:
-            arguments["min_length"] += length
+    def _item(self, item: Any) -> Any:
+        return inputs.chat_or_text(item)
 
-    def _answers(self, items: list[Any], batch_size: int | None, parameters: Parameters) -> list[Any]:
+    def _settled(self, parameters: TextGenerationParameters) -> TextGenerationParameters:
+        prefix = self.prefix if parameters.prefix is None else parameters.prefix
+        settings = dict(parameters.settings)
+        if parameters.max_length is not None:
+            settings["max_length"] = parameters.max_length
+        if parameters.stop_sequence is not None:
+            settings["eos_token_id"] = self.tokenizer.encode(parameters.stop_sequence, add_special_tokens=False)
+        if prefix:
+            special = parameters.add_special_tokens or False
+            self._lengthen(settings, len(self.tokenizer.encode(prefix, add_special_tokens=special)))
+        return parameters.changed(prefix=prefix, settings=settings, form=_form(parameters))
+
+    def _lengthen(self, settings: dict[str, Any], prefix: int) -> None:
+        """Lengths of the whole do not count the `prefix` tokens of the prefix."""
+        given = settings.get("generation_config")
+        if "max_new_tokens" not in settings and (given is None or given.max_new_tokens is None):
+            settings["max_length"] = (settings.get("max_length") or self.generation_config.max_length) + prefix
+        if "min_length" in settings and "min_new_tokens" not in settings:
+            settings["min_length"] += prefix
+
+    def _answers(self, items: list[Any], batch_size: int | None, parameters: TextGenerationParameters) -> list[Any]:
         rows = [self._ids(item, parameters) for item in items]
-        generated = self._generate(rows, batch_size, parameters.generate, left=True)
+        generated = self._generate(rows, batch_size, parameters.settings, left=True)
         return [
-            [self._record(item, row, sequence[padding:], parameters.answer) for sequence in sequences]
+            [self._record(item, row, sequence[padding:], parameters) for sequence in sequences]
             for item, row, (padding, sequences) in zip(items, rows, generated, strict=True)
         ]
 
-    def _ids(self, item: Any, parameters: Parameters) -> list[int]:
-        options = dict(parameters.tokenizer)
-        prefix, hole = options.pop("prefix"), options.pop("handle_long_generation", None)
-        options |= options.pop("tokenizer_encode_kwargs", None) or {}
-        if isinstance(item, _Chat):
+    def _ids(self, item: Any, parameters: TextGenerationParameters) -> list[int]:
+        names = ("add_special_tokens", "truncation", "max_length")
+        options = {name: value for name in names if (value := getattr(parameters, name)) is not None}
+        options |= parameters.tokenizer_encode_kwargs
+        if isinstance(item, Chat):
             options.pop("add_special_tokens", None)
-            continued = parameters.answer.get("continue_final_message", item.ends_with_assistant)
+            continued = _continues(item, parameters)
             ids: Any = self.tokenizer.apply_chat_template(
-                item.messages, add_generation_prompt=not continued, continue_final_message=continued, **options
+                item.messages,
+                tools=parameters.tools,
+                documents=parameters.documents,
+                add_generation_prompt=not continued,
+                continue_final_message=continued,
+                **options,
             )
         elif isinstance(item, str):
-            ids = self.tokenizer(prefix + item, **options)["input_ids"]
+            ids = self.tokenizer((parameters.prefix or "") + item, **options)["input_ids"]
         else:
             raise InputError(f"a prompt is a str, or a list of messages; got {type(item).__name__}")
-        return self._cut(ids, parameters.generate) if hole else ids
+        return self._cut(ids, parameters.settings) if parameters.handle_long_generation else ids
 
     def _cut(self, ids: list[int], settings: Mapping[str, Any]) -> list[int]:
         """Cut a prompt on the left, so that the new tokens fit the model."""
@@ -135,31 +133,34 @@ class TextGenerationPipeline(GeneratingPipeline):
             raise InputError(f"{new} new tokens cannot be made room for; the model takes {limit} in all")
         return ids[-(limit - new) :] if len(ids) + new > limit else ids
 
-    def _record(self, item: Any, row: list[int], sequence: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-        if options["returned"] == "ids":
+    def _record(self, item: Any, row: list[int], sequence: Any, parameters: TextGenerationParameters) -> dict[str, Any]:
+        if parameters.form == "ids":
             return {"generated_token_ids": sequence.tolist()}
-        special = options.get("skip_special_tokens", True)
-        clean = options.get("clean_up_tokenization_spaces", True)
-        text = self.tokenizer.decode(sequence, special, clean)
-        new: Any = text[len(self.tokenizer.decode(row, special, clean)) :] if row else text
-        if options["returned"] == "new text":
+        special, clean = parameters.skip_special_tokens, parameters.clean_up_tokenization_spaces is not False
+        decoded = self.tokenizer.decode(sequence, special, clean)
+        new: Any = decoded[len(self.tokenizer.decode(row, special, clean)) :] if row else decoded
+        if parameters.form == "new text":
             return {"generated_text": new}
         if isinstance(item, str):
             return {"generated_text": item + new}
-        if options.get("continue_final_message", item.ends_with_assistant):
+        if _continues(item, parameters):
             *earlier, last = item.messages
             return {"generated_text": [*earlier, {"role": last["role"], "content": last["content"] + new}]}
         return {"generated_text": [*item.messages, {"role": "assistant", "content": new}]}
 
 
-def _item(item: Any) -> Any:
-    return _Chat(item) if isinstance(item, (list, tuple)) else item
+def _continues(chat: Chat, parameters: TextGenerationParameters) -> bool:
+    """Whether the last message of a chat is continued."""
+    given = parameters.continue_final_message
+    return chat.ends_with_assistant if given is None else given
 
 
-def _returned(arguments: dict[str, Any]) -> Returned:
-    full, ids, text = (arguments.pop(name, None) for name in ("return_full_text", "return_tensors", "return_text"))
-    if sum(value is not None for value in (full, ids, text)) > 1:
+def _form(parameters: TextGenerationParameters) -> Literal["full text", "new text", "ids"]:
+    """What the caller wants to see."""
+    if (kind := returned(parameters.return_type, tuple(_FORMS))) is not None:
+        return _FORMS[kind]
+    full, ids, as_text = parameters.return_full_text, parameters.return_tensors, parameters.return_text
+    if sum(value is not None for value in (full, ids, as_text)) > 1:
         raise InputError("give one of return_full_text, return_tensors and return_text")
-    if ids is not None:
-        return "ids"
-    return "new text" if full is False else "full text"
+    # As in transformers, whatever return_tensors is: to name it is to ask for ids.
+    return "ids" if ids is not None else "new text" if full is False else "full text"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,21 +10,25 @@ from untorch.bundle.folder import read_json
 from untorch.errors import InputError, TaskError
 from untorch.model.heads import AutoModelForSequenceClassification
 from untorch.numerics import FUNCTIONS, Array
+from untorch.pipelines import inputs
 from untorch.pipelines.base import Pipeline
+from untorch.pipelines.compatibility import TOKENIZER
+from untorch.pipelines.parameters import argument, count, one_of
+from untorch.pipelines.tokenizing import TokenizerParameters, settled
 
 # The last parts of PyTorch's activation names, which sentence-transformers writes into a cross-encoder's config.
 _ACTIVATIONS = {"Sigmoid": "sigmoid", "Softmax": "softmax", "Identity": "none"}
 
 
-@dataclass(frozen=True)
-class _Parameters:
-    top_k: int | None
-    function: str | None
-    label: str | None
-    tokenizer: dict[str, Any]
+class TextRankingParameters(TokenizerParameters):
+    """The arguments of a call; see the pipeline."""
+
+    top_k: int | None = argument(None, count, none=True)
+    function_to_apply: str | None = argument(None, one_of(*FUNCTIONS))
+    label: str | None = argument()
 
 
-class TextRankingPipeline(Pipeline):
+class TextRankingPipeline(Pipeline[TextRankingParameters]):
     """`[{"index", "score", "text"}, …]` for `{"query": …, "passages": [text, …]}`: the passages, best first.
 
     `index` is the passage's place in the input. Equal scores keep the order of the input.
@@ -37,10 +40,14 @@ class TextRankingPipeline(Pipeline):
     """
 
     model_class = AutoModelForSequenceClassification
+    parameters_class = TextRankingParameters
+    rules = TOKENIZER
+    default_task = "text-ranking"
     input_fields = ("query", "passages")
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
+        # The function that the checkpoint names for its scores, if it does.
         self._activation = self._own_activation()
 
     @classmethod
@@ -64,26 +71,22 @@ class TextRankingPipeline(Pipeline):
             raise TaskError(f"{self.model.bundle.path} asks for the activation {name}, which untorch does not have")
         return _ACTIVATIONS[kind]
 
-    def _parameters(self, arguments: dict[str, Any]) -> _Parameters:
-        arguments = dict(arguments)
-        top_k = arguments.pop("top_k", None)
-        if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
-            raise InputError(f"top_k is {top_k!r}; it is a number from 1, or None for all passages")
-        function = arguments.pop("function_to_apply", None)
-        if function is not None and function not in FUNCTIONS:
-            raise InputError(f"unknown function_to_apply {function!r}; choose {', '.join(FUNCTIONS)}")
-        label = arguments.pop("label", None)
-        if label is not None and label not in self.model.config.label2id:
-            raise InputError(f"the model has no label {label!r}; it has {', '.join(self.model.config.label2id)}")
-        return _Parameters(top_k, function, label, arguments)
+    def _settled(self, parameters: TextRankingParameters) -> TextRankingParameters:
+        if parameters.label is not None and parameters.label not in self.model.config.label2id:
+            raise InputError(
+                f"the model has no label {parameters.label!r}; it has {', '.join(self.model.config.label2id)}"
+            )
+        return settled(parameters, self.max_length)
 
-    def _answers(self, items: list[Any], batch_size: int | None, parameters: _Parameters) -> list[list[dict[str, Any]]]:
+    def _answers(
+        self, items: list[Any], batch_size: int | None, parameters: TextRankingParameters
+    ) -> list[list[dict[str, Any]]]:
         asked = [_question(item) for item in items]
         queries = [query for query, passages in asked for _ in passages]
         texts = [text for _, passages in asked for text in passages]
         if not texts:
             return [[] for _ in asked]
-        logits = self._vectors(self._encode(queries, texts, parameters.tokenizer), batch_size)
+        logits = self._vectors(self._encode(queries, texts, parameters), batch_size)
         scores = self._scores(logits, parameters)
         answers, start = [], 0
         for _, passages in asked:
@@ -93,11 +96,11 @@ class TextRankingPipeline(Pipeline):
             answers.append([{"index": i, "score": float(row[i]), "text": passages[i]} for i in order.tolist()])
         return answers
 
-    def _scores(self, logits: Array, parameters: _Parameters) -> Array:
+    def _scores(self, logits: Array, parameters: TextRankingParameters) -> Array:
         """(rows,) from logits (rows, labels)."""
         # The graph knows how many labels there are even where no config.json does.
         count = logits.shape[1]
-        function = parameters.function or self._activation or ("sigmoid" if count == 1 else "none")
+        function = parameters.function_to_apply or self._activation or ("sigmoid" if count == 1 else "none")
         scores = FUNCTIONS[function](logits)
         if count == 1:
             return scores[:, 0]
@@ -110,10 +113,8 @@ class TextRankingPipeline(Pipeline):
 
 
 def _question(item: Any) -> tuple[str, list[str]]:
-    wanted = '{"query": text, "passages": [text, …]}'
-    if not isinstance(item, dict) or set(item) != {"query", "passages"}:
-        got = f"the keys {', '.join(map(str, item))}" if isinstance(item, dict) else type(item).__name__
-        raise InputError(f"an input to rank is {wanted}; got {got}")
-    if not isinstance(item["query"], str) or not isinstance(item["passages"], list):
-        raise InputError(f"an input to rank is {wanted}; the query is a text and the passages are a list of texts")
-    return item["query"], item["passages"]
+    wanted = 'an input to rank is {"query": text, "passages": [text, …]}'
+    query, passages = inputs.fields(item, ("query", "passages"), wanted)
+    if not isinstance(query, str) or not isinstance(passages, list):
+        raise InputError(f"{wanted}; the query is a text and the passages are a list of texts")
+    return query, inputs.texts(passages)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,11 @@ import numpy as np
 from untorch.errors import InputError
 from untorch.model.heads import AutoModelForTokenClassification
 from untorch.numerics import Array, softmax
-from untorch.pipelines.base import Pipeline, truncates
+from untorch.pipelines import inputs as given_inputs
+from untorch.pipelines.base import Pipeline
+from untorch.pipelines.compatibility import TOKEN_CLASSIFICATION
+from untorch.pipelines.parameters import Parameters, argument, flag, one_of, size, string
+from untorch.pipelines.tokenizing import truncates
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -22,14 +26,22 @@ Entity = dict[str, Any]
 STRATEGIES = ("none", "simple", "first", "average", "max")
 
 
-@dataclass(frozen=True)
-class _Parameters:
-    strategy: str
-    ignore_labels: frozenset[str]
-    stride: int | None
-    words: bool
-    delimiter: str
-    truncation: bool
+def _names(labels: str | Iterable[str]) -> frozenset[str]:
+    return frozenset((labels,) if isinstance(labels, str) else labels)
+
+
+class TokenClassificationParameters(Parameters):
+    """The arguments of a call; see the pipeline."""
+
+    aggregation_strategy: str | None = argument(None, one_of(*STRATEGIES))
+    grouped_entities: bool | None = argument(None, flag)
+    ignore_subwords: bool | None = argument(None, flag)
+    ignore_labels: Collection[str] = argument(("O",), _names)
+    stride: int | None = argument(None, size)
+    is_split_into_words: bool = argument(False, flag)
+    delimiter: str = argument(" ", string)
+    truncation: bool | str | None = argument()
+    strategy: str = "none"
 
 
 @dataclass(frozen=True)
@@ -44,7 +56,7 @@ class _Token:
     is_subword: bool
 
 
-class TokenClassificationPipeline(Pipeline):
+class TokenClassificationPipeline(Pipeline[TokenClassificationParameters]):
     """Entities of a text, as transformers gives them, with scores as Python floats.
 
     A token's entity is `{"entity", "score", "index", "word", "start", "end"}`; with an aggregation strategy, a run's
@@ -58,57 +70,42 @@ class TokenClassificationPipeline(Pipeline):
     """
 
     model_class = AutoModelForTokenClassification
+    parameters_class = TokenClassificationParameters
+    rules = TOKEN_CLASSIFICATION
+    default_task = "token-classification"
     if_too_long = "Cut it with truncation=True, or read it in windows: stride=16, aggregation_strategy='simple'"
 
-    def __call__(self, inputs: Any, **arguments: Any) -> Any:
-        """Label; see the class for the arguments."""
-        words = {**self._defaults, **arguments}.get("is_split_into_words")
-        if words and isinstance(inputs, list) and not all(isinstance(item, list) for item in inputs):
-            inputs = [inputs]  # the words of one text; transformers, too, answers with a list of one
-        return super().__call__(inputs, **arguments)
+    def _sort(self, inputs: Any, parameters: TokenClassificationParameters) -> tuple[given_inputs.Kind, Any]:
+        return given_inputs.split_texts(inputs) if parameters.is_split_into_words else given_inputs.sort(inputs)
 
-    def _parameters(self, arguments: dict[str, Any]) -> _Parameters:
-        arguments = dict(arguments)
-        named = arguments.pop("aggregation_strategy", None)
-        grouped, whole = arguments.pop("grouped_entities", None), arguments.pop("ignore_subwords", None)
-        strategy = str(named or "none").lower()
+    def _settled(self, parameters: TokenClassificationParameters) -> TokenClassificationParameters:
+        strategy = parameters.aggregation_strategy or "none"
+        grouped, whole = parameters.grouped_entities, parameters.ignore_subwords
         if grouped is not None or whole is not None:
             strategy = ("first" if whole else "simple") if grouped else "none"
-        if strategy not in STRATEGIES:
-            raise InputError(f"unknown aggregation_strategy {named!r}; choose {', '.join(STRATEGIES)}")
-        stride = arguments.pop("stride", None)
-        if stride is not None and (not isinstance(stride, int) or stride < 0):
-            raise InputError(f"stride is {stride!r}; it is a number of tokens")
+        stride = parameters.stride
         if stride is not None and self.max_length is not None and stride >= self.max_length:
             raise InputError(f"stride is {stride}; windows of {self.max_length} tokens cannot share so many")
-        if stride is not None and named is not None and strategy == "none":
+        if stride is not None and parameters.aggregation_strategy is not None and strategy == "none":
             raise InputError("stride needs an aggregation_strategy: tokens that windows share would come out twice")
-        ignored, delimiter = arguments.pop("ignore_labels", None), arguments.pop("delimiter", None)
-        parameters = _Parameters(
-            strategy=strategy,
-            ignore_labels=frozenset(("O",) if ignored is None else ignored),
-            stride=stride,
-            words=bool(arguments.pop("is_split_into_words", False)),
-            delimiter=" " if delimiter is None else delimiter,
-            truncation=truncates(arguments.pop("truncation", False)),
-        )
-        if arguments:
-            raise InputError(f"{self.task} takes no argument {', '.join(sorted(arguments))}")
-        return parameters
+        return parameters.changed(strategy=strategy, truncation=truncates(parameters.truncation))
 
-    def _answers(self, items: list[Any], batch_size: int | None, parameters: _Parameters) -> list[list[Entity]]:
+    def _answers(
+        self, items: list[Any], batch_size: int | None, parameters: TokenClassificationParameters
+    ) -> list[list[Entity]]:
         if not items:
             return []
+        words = parameters.is_split_into_words
         for index, item in enumerate(items):
-            if not isinstance(item, list if parameters.words else str):
-                wanted = "a list of words" if parameters.words else "a text; for a list of words, is_split_into_words"
+            if not isinstance(item, list if words else str):
+                wanted = "a list of words" if words else "a text; for a list of words, is_split_into_words"
                 raise InputError(f"input {index} is {type(item).__name__}, not {wanted}")
         cut = parameters.truncation or parameters.stride is not None
         rows, windows = self._encode_spans(
             items,
             truncation="longest_first" if cut and self.max_length is not None else "do_not_truncate",
             stride=parameters.stride,
-            words=parameters.words,
+            words=words,
         )
         logits = [outputs[0] for outputs in self._token_rows(rows, batch_size)]
         return [
@@ -117,10 +114,10 @@ class TokenClassificationPipeline(Pipeline):
         ]
 
     def _entities(
-        self, item: Any, windows: Sequence[Encoding], logits: Sequence[Array], parameters: _Parameters
+        self, item: Any, windows: Sequence[Encoding], logits: Sequence[Array], parameters: TokenClassificationParameters
     ) -> list[Entity]:
         text, places = item, None
-        if parameters.words:
+        if parameters.is_split_into_words:
             text = parameters.delimiter.join(item)
             places = [0, *accumulate(len(word) + len(parameters.delimiter) for word in item)]
         entities = [

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
 from untorch.errors import InputError, TaskError
 from untorch.model.heads import AutoModelForSequenceClassification
 from untorch.numerics import Array, softmax
-from untorch.pipelines.base import Pipeline, truncates
-
-_TEMPLATE = "This example is {}."
-
-
-@dataclass(frozen=True)
-class _Parameters:
-    labels: list[str] | None
-    template: str
-    multi_label: bool
-    truncation: bool
+from untorch.pipelines import inputs as given_inputs
+from untorch.pipelines.base import Pipeline
+from untorch.pipelines.parameters import Parameters, argument, flag, string
+from untorch.pipelines.tokenizing import TokenizerParameters, truncates
 
 
-class ZeroShotClassificationPipeline(Pipeline):
+def _labels(labels: str | Iterable[str]) -> list[str]:
+    """Labels: a list, or one string with commas."""
+    if isinstance(labels, str):
+        return [label.strip() for label in labels.split(",") if label.strip()]
+    found = list(labels) if isinstance(labels, Iterable) else [None]
+    if not all(isinstance(label, str) for label in found):
+        raise ValueError("a list of texts, or one text with commas")
+    return found
+
+
+class ZeroShotClassificationParameters(Parameters):
+    """The arguments of a call; see the pipeline."""
+
+    candidate_labels: list[str] | None = argument(None, _labels)
+    hypothesis_template: str = argument("This example is {}.", string)
+    multi_label: bool = argument(False, flag)
+    multi_class: bool | None = argument(None, flag)
+    truncation: bool | str | None = argument()
+
+
+class ZeroShotClassificationPipeline(Pipeline[ZeroShotClassificationParameters]):
     """`{"sequence", "labels", "scores"}` for a text, the most likely label first, as transformers gives it.
 
     Arguments of a call: `candidate_labels` (a list, or one string with commas; may be given second, without its
@@ -32,6 +45,9 @@ class ZeroShotClassificationPipeline(Pipeline):
     """
 
     model_class = AutoModelForSequenceClassification
+    parameters_class = ZeroShotClassificationParameters
+    default_task = "zero-shot-classification"
+    input_names = ("sequences",)
     input_fields = ("text", "candidate_labels")
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
@@ -45,39 +61,34 @@ class ZeroShotClassificationPipeline(Pipeline):
             )
         self._entailment = found[0]
 
-    def __call__(self, inputs: Any, candidate_labels: Any = None, **arguments: Any) -> Any:
+    def __call__(self, *inputs: Any, **arguments: Any) -> Any:
         """Classify; see the class for the arguments."""
-        if candidate_labels is not None:
-            arguments["candidate_labels"] = candidate_labels
-        return super().__call__(inputs, **arguments)
+        if len(inputs) == 2 and "candidate_labels" not in arguments:
+            return super().__call__(inputs[0], candidate_labels=inputs[1], **arguments)
+        return super().__call__(*inputs, **arguments)
 
-    def _parameters(self, arguments: dict[str, Any]) -> _Parameters:
-        arguments = dict(arguments)
-        template = arguments.pop("hypothesis_template", _TEMPLATE)
+    def _settled(self, parameters: ZeroShotClassificationParameters) -> ZeroShotClassificationParameters:
+        template = parameters.hypothesis_template
         if template.format("label") == template:
             raise InputError(f"hypothesis_template {template!r} has no place for the label; put {{}} where it goes")
-        multi_label = arguments.pop("multi_label", False)
-        parameters = _Parameters(
-            labels=_labels(arguments.pop("candidate_labels", None)),
-            template=template,
-            multi_label=bool(arguments.pop("multi_class", multi_label)),
-            truncation=truncates(arguments.pop("truncation", None)),
+        return parameters.changed(
+            multi_label=parameters.multi_label if parameters.multi_class is None else parameters.multi_class,
+            truncation=truncates(parameters.truncation),
         )
-        if arguments:
-            raise InputError(f"zero-shot-classification takes no argument {', '.join(sorted(arguments))}")
-        return parameters
 
-    def _answers(self, items: list[Any], batch_size: int | None, parameters: _Parameters) -> list[dict[str, Any]]:
+    def _answers(
+        self, items: list[Any], batch_size: int | None, parameters: ZeroShotClassificationParameters
+    ) -> list[dict[str, Any]]:
         if not items:
             return []
-        asked = [_question(item, parameters.labels) for item in items]
+        asked = [_question(item, parameters.candidate_labels) for item in items]
         # One row for every label of every text.
         texts = [text for text, labels in asked for _ in labels]
-        hypotheses = [parameters.template.format(label) for _, labels in asked for label in labels]
+        hypotheses = [parameters.hypothesis_template.format(label) for _, labels in asked for label in labels]
         if parameters.truncation and self.max_length is not None:
             rows, _ = self._encode_spans(texts, hypotheses, truncation="only_first")
         else:
-            rows = self._encode(texts, hypotheses, {})
+            rows = self._encode(texts, hypotheses, TokenizerParameters())
         logits = self._vectors(rows, batch_size)
         answers, start = [], 0
         for text, labels in asked:
@@ -95,18 +106,14 @@ class ZeroShotClassificationPipeline(Pipeline):
         return softmax(logits[:, self._entailment])
 
 
-def _labels(labels: Any) -> list[str] | None:
-    if isinstance(labels, str):
-        return [label.strip() for label in labels.split(",") if label.strip()]
-    return None if labels is None else list(labels)
-
-
 def _question(item: Any, labels: list[str] | None) -> tuple[str, list[str]]:
-    if isinstance(item, dict):
-        unknown = set(item) - {"text", "candidate_labels"}
-        if unknown or "text" not in item:
-            raise InputError(f'an input is a text or {{"text": …, "candidate_labels": …}}; got {", ".join(item)}')
-        item, labels = item["text"], _labels(item.get("candidate_labels")) or labels
+    if not isinstance(item, str):
+        wanted = 'an input is a text or {"text": …, "candidate_labels": …}'
+        item, own = given_inputs.fields(item, ("text",), wanted, optional=("candidate_labels",))
+        try:
+            labels = _labels(own) if own is not None else labels
+        except ValueError as error:
+            raise InputError(f"candidate_labels is {own!r}; it is {error}") from error
     if not isinstance(item, str) or not item:
         raise InputError(f"the text is {item!r}; it is a text that is not empty")
     if not labels:

@@ -18,7 +18,7 @@ from untorch.bundle.manifest import GraphFile, Variant
 from untorch.bundle.precisions import Operators, read_name
 from untorch.loading.choice import LoadRequest, preferred, role_for, roles, unavailable
 from untorch.numerics import Tensor
-from untorch.ort.devices import Device, spelled
+from untorch.ort.devices import Device, device_name
 from untorch.ort.providers import resolve_device
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -52,7 +52,7 @@ def test_a_device_is_its_name_and_knows_its_parts():
     ],
 )  # fmt: skip
 def test_devices_in_transformers_spellings(given, name):
-    assert spelled(given) == name
+    assert device_name(given) == name
 
 
 def test_a_model_takes_devices_in_transformers_spellings(frozen_bundle):

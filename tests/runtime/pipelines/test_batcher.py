@@ -40,7 +40,7 @@ class Slow:
     def count_tokens(self, item):
         return len(item)
 
-    def __call__(self, items, **_):
+    def each(self, items, **_):
         self.batches.append(list(items))
         self.started.set()
         assert self.go.wait(10)

@@ -1,0 +1,115 @@
+"""Arguments of transformers' pipelines that mean nothing here, or cannot be had: data, with the reason for each.
+
+What a task does take is declared by its pipeline. A name is on neither list only if transformers has no such name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from inspect import signature
+from typing import Any, NamedTuple
+
+from untorch.errors import InputError
+
+
+class Rule(NamedTuple):
+    """A name that untorch knows and takes no value from, other than None and those in `neutral`.
+
+    `neutral` None: every value is accepted, and none changes an answer. `why` is the reason, and what to do instead.
+    """
+
+    neutral: tuple[Any, ...] | None
+    why: str
+
+    def check(self, name: str, value: Any, where: str) -> None:
+        """Raise InputError for a value that would have to change something."""
+        if value is None or self.neutral is None:
+            return
+        if not any(type(value) is type(one) and value == one for one in self.neutral):
+            raise InputError(f"{where} takes no {name}={value!r}: {self.why}")
+
+
+_NO_TEXT = Rule((), "untorch runs text tasks; leave it out")
+
+# Of `pipeline(…)` and of the pipeline classes. `device`, `device_map`, `dtype`, `torch_dtype`, `model_kwargs` and
+# `pipeline_class` are read in arguments.py.
+LOADING: Mapping[str, Rule] = {
+    "config": Rule((), "a bundle has its own config.json; export the checkpoint again with this one"),
+    "feature_extractor": _NO_TEXT,
+    "image_processor": _NO_TEXT,
+    "video_processor": _NO_TEXT,
+    "processor": _NO_TEXT,
+    "framework": Rule(("pt",), "a bundle gives PyTorch's answers"),
+    "use_fast": Rule((True,), "untorch has fast tokenizers only"),
+    "token": Rule((), "set the environment variable HF_TOKEN, which is read whenever a bundle comes from the Hub"),
+    "use_auth_token": Rule((), "set the environment variable HF_TOKEN"),
+    "trust_remote_code": Rule(None, "a bundle has no code that could be run"),
+    "code_revision": Rule((), "a bundle has no code; revision= names the bundle's"),
+    "modelcard": Rule((), "a bundle's model card is its README.md"),
+    "binary_output": Rule((False,), "pickle the answers yourself"),
+    "args_parser": Rule((), "transformers itself does not let it be changed"),
+    "assistant_model": Rule((), "assisted decoding is not supported"),
+    "assistant_tokenizer": Rule((), "assisted decoding is not supported"),
+}
+
+# Of the tokenizer's call, where a task passes arguments on to it.
+TOKENIZER: Mapping[str, Rule] = {
+    "verbose": Rule(None, "it only silences warnings"),
+    "stride": Rule((0,), "a text is one row; stride divides texts in token-classification only"),
+    "is_split_into_words": Rule((False,), "a text is one str; join the words"),
+    "padding_side": Rule((), "rows are padded on the right, where padding changes no answer"),
+    "return_tensors": Rule((), "the pipeline chooses the form of what the model reads"),
+    "return_token_type_ids": Rule((), "the model is fed what the checkpoint names"),
+    "return_attention_mask": Rule((True,), "without a mask padding would count as text"),
+    "return_overflowing_tokens": Rule((False,), "a text is one row; divide long texts yourself"),
+    "return_special_tokens_mask": Rule((False,), "a pipeline gives answers; call pipeline.tokenizer for masks"),
+    "return_offsets_mapping": Rule((False,), "a pipeline gives answers; call pipeline.tokenizer for offsets"),
+    "return_length": Rule((False,), "a pipeline gives answers; call pipeline.tokenizer for lengths"),
+    "split_special_tokens": Rule((False,), "set pipeline.tokenizer.split_special_tokens"),
+    "text": Rule((), "the text is the first argument of the call"),
+    "text_pair": Rule((), 'a pair is the first argument of the call: {"text": …, "text_pair": …}'),
+    "text_target": Rule((), "a pipeline reads no targets"),
+    "text_pair_target": Rule((), "a pipeline reads no targets"),
+}
+
+# Of one task's calls.
+TOKEN_CLASSIFICATION: Mapping[str, Rule] = {
+    "offset_mapping": Rule((), "the tokenizer gives the offsets itself"),
+}
+QUESTION_ANSWERING: Mapping[str, Rule] = {
+    "max_question_len": Rule(None, "as with every fast tokenizer in transformers, questions are never cut"),
+}
+# Of `generate`, which the generating tasks pass arguments on to.
+GENERATE: Mapping[str, Rule] = {
+    "inputs": Rule((), "the text is the first argument of the call"),
+    "logits_processor": Rule((), "the settings of generate have the processors"),
+    "stopping_criteria": Rule((), "set stop_strings, eos_token_id or max_new_tokens"),
+    "prefix_allowed_tokens_fn": Rule((), "constrained decoding is not supported"),
+    "synced_gpus": Rule((False,), "a model runs on one device"),
+    "negative_prompt_ids": Rule((), "classifier-free guidance is not supported"),
+    "negative_prompt_attention_mask": Rule((), "classifier-free guidance is not supported"),
+    "use_model_defaults": Rule((True,), "the checkpoint's settings are always the defaults; name those to change"),
+    "custom_generate": Rule((), "a bundle runs no code from outside"),
+    "generation_mode_kwargs": Rule((), "name the settings themselves"),
+}
+
+
+def table() -> Iterator[tuple[str, str, str]]:
+    """Rows of (task or `pipeline`, argument, what becomes of it) for every argument that is known, for the docs."""
+    from untorch.pipelines import TASKS, pipeline
+    from untorch.pipelines.arguments import READ
+
+    yield from (("pipeline", name, "taken") for name in (*list(signature(pipeline).parameters)[:-1], *READ[1:]))
+    yield from (("pipeline", name, _what(rule)) for name, rule in LOADING.items())
+    for task, (module, name) in TASKS.items():
+        kind = getattr(import_module(f"untorch.pipelines.{module}"), name)
+        taken = kind.arguments()
+        yield from ((task, name, "taken") for name in taken)
+        yield from ((task, name, _what(rule)) for name, rule in kind.rules.items() if name not in taken)
+
+
+def _what(rule: Rule) -> str:
+    if rule.neutral is None:
+        return f"no effect: {rule.why}"
+    return f"refused{f' unless {rule.neutral[0]!r}' if rule.neutral else ''}: {rule.why}"

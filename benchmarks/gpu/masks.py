@@ -41,7 +41,7 @@ def reform(model: ModelProto, form: str) -> ModelProto:
         node.input[:] = [*node.input[:_KEY_MASK], *([] if form == "none" else [f"form.{form}"])]
         while not node.input[-1]:
             node.input.pop()
-    added = {"keys": _keys, "lengths": _lengths, "none": lambda _: []}[form](model)
+    added = {"keys": _keys, "lengths": _lengths, "none": lambda model: []}[form](model)
     nodes = [*added, *model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)
@@ -49,7 +49,7 @@ def reform(model: ModelProto, form: str) -> ModelProto:
     return model
 
 
-def _keys(_: ModelProto) -> list[NodeProto]:
+def _keys(model: ModelProto) -> list[NodeProto]:
     from onnx import TensorProto, helper
 
     return [helper.make_node("Cast", ["attention_mask"], ["form.keys"], to=TensorProto.INT32)]

@@ -69,4 +69,4 @@ KERNELS_SOURCES := kernels/pyproject.toml $(wildcard kernels/untorch_kernels/*.p
 	touch .real/.installed
 
 clean:
-	rm -rf .venv .venv-demo .real dist build kernels/build kernels/*.egg-info
+	rm -rf .venv .venv-demo .real dist build kernels/build kernels/*.egg-info .coverage

@@ -1,1 +1,1 @@
-"""The same work through every engine, one process each, side by side. `make bench` runs it all."""
+"""Measures untorch and other engines on the same work, each in a process of its own. `make bench` runs it all."""

@@ -1,4 +1,4 @@
-"""Do an engine's answers agree with PyTorch's? Only then do its times count."""
+"""Compares an engine's answers with PyTorch's. An engine whose answers do not agree is not timed."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 
 FP32_LIMIT = 1e-4
 # Reduced precision: the 99th percentile of the change of a label's probability, and the share of equal labels among the
-# texts that the reference is sure of. Loose, so that plain dynamic int8 still takes part; whether a plan is faithful
-# enough to be proud of is another question, and has its own rows among the goals.
+# texts that the reference is sure of. These limits are loose, so that plain dynamic int8 takes part. How faithful each
+# engine is has rows of its own among the goals.
 CHANGE_LIMIT = 0.35
 LABELS_LIMIT = 0.95
 SURE = 0.65

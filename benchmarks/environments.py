@@ -1,4 +1,4 @@
-"""One virtual environment an engine, under `benchmarks/.environments/`, from pinned requirement files.
+"""Makes a virtual environment for each engine, under `benchmarks/.environments/`, from pinned requirement files.
 
     python -m benchmarks.environments [NAME …]
 
@@ -22,10 +22,10 @@ REQUIREMENTS = ROOT / "benchmarks" / "requirements"
 
 KERNELS = ROOT / "kernels"
 
-# Environments with our own operators: what they are measured in, and what exports for them.
+# The environments that need our own operators: the one that exports, and the one in which untorch is measured.
 _WITH_KERNELS = ("build", "untorch")
 
-# What a new environment holds before anything is asked for.
+# The packages that a new environment has before anything is installed.
 _SEED_PACKAGES = ("pip", "setuptools", "pkg_resources", "_distutils_hack", "distutils-precedence")
 
 
@@ -76,7 +76,7 @@ def _make(name: str) -> bool:
 
 
 def _add_kernels(name: str) -> None:
-    """Compile our own operators into an environment, if it has not those of these sources."""
+    """Compile our own operators into an environment, unless those it has are from the same sources."""
     package = sorted(file for file in (KERNELS / "untorch_kernels").iterdir() if file.suffix in (".py", ".c", ".h"))
     files = [KERNELS / "pyproject.toml", *package]
     wanted = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

@@ -1,4 +1,4 @@
-"""From raw samples to the figures that tables and plots show."""
+"""Computes the figures that the tables and plots show from the raw samples of a results file."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Tokens per second of greedy generation at batch 1: untorch beside PyTorch's `generate`, both in fp32.
+"""Measures greedy generation at batch 1, in tokens a second: untorch and PyTorch's `generate`, both in fp32.
 
-Each engine runs in a process of its own, which stays up; rounds alternate between the engines, so that whatever else
-the machine does meets both. Before anything is timed, both must give the same tokens.
+Each engine has a process of its own, which stays loaded. Rounds alternate between the engines, so that what else the
+machine does meets both. Before anything is timed, both must give the same tokens.
 
     python benchmarks/generation.py --work DIR [--rounds N] [--threads N] [--tokens N]
 
@@ -60,7 +60,7 @@ def smollm2(folder: Path) -> None:
 
 
 def prepare(work: Path) -> list[str]:
-    """Make the checkpoints and bundles that are not there yet; the names of the models."""
+    """Make the checkpoints and bundles that are not there yet, and return the names of the models."""
     from untorch_export.export import export
 
     makers = {"gpt2-size": gpt2}
@@ -176,7 +176,7 @@ def encode(folder: Path, prompts: list) -> list[list[int]]:
 
 
 def measure(name: str, folder: Path, rounds: int, tokens: int, threads: int) -> dict:
-    """Raw seconds of every round and prompt, and the medians. Stops if the engines' tokens differ."""
+    """Measure both engines on one model; the seconds of every round, and medians. Exits if their tokens differ."""
     engines = {engine: Engine(engine, folder, threads) for engine in ENGINES}
     prompts = encode(folder, PROMPTS[name])
     for prompt in prompts:
@@ -201,7 +201,7 @@ def measure(name: str, folder: Path, rounds: int, tokens: int, threads: int) -> 
         "same_tokens": True,
         "seconds": samples,
         "tokens_per_second": {engine: round(rate, 2) for engine, rate in rates.items()},
-        # Of each round, so that what slows the machine down for both cancels.
+        # The median of the ratios within a round, so that a slow round, which is slow for both, does not count.
         "speedup_median": round(
             statistics.median(b / a for a, b in zip(samples["untorch"], samples["pytorch"], strict=True)), 3
         ),
@@ -209,7 +209,7 @@ def measure(name: str, folder: Path, rounds: int, tokens: int, threads: int) -> 
 
 
 def machine(threads: int) -> dict:
-    """What was measured on."""
+    """The machine that was measured on."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next((line.partition(":")[2].strip() for line in lines if "model name" in line), platform.processor())
     return {

@@ -1,4 +1,4 @@
-"""The goals of the project for the CPU, and what a run measured against each."""
+"""The goals of the project on the CPU, and the figure of a run for each."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def goals(results: Results) -> list[Goal]:
 
 
 def _ratio(name: str, wanted: float, ours: float | None, theirs: float | None, by: str) -> Goal:
-    """Ours over theirs, both so that more is better."""
+    """A goal for the ratio of our figure to theirs, both of a kind where more is better."""
     text = f"≥ {wanted:g}×"
     if not ours or not theirs:
         return Goal(name, text)

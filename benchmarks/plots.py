@@ -1,4 +1,4 @@
-"""The report's plots, as SVG text. A figure is as wide as a telephone's screen, so that its text is readable there."""
+"""The report's plots as SVG text. They are as wide as a phone's screen, so that their text is readable on one."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ _STYLE = {
     "figure.constrained_layout.use": True,
 }
 _WIDTH = 5.0
-# What is done for the card is brown, what the card does is blue.
+# Work of the CPU for the GPU is brown, work of the GPU is blue.
 _LANES = {"tokenize": "#b5651d", "arrays": "#dba970", "model": "#0b3fb8"}
 
 
 def latency(results: Results, model: str, length: int) -> str | None:
-    """Distribution of the seconds of one call: box p25 to p75, line at p50, whiskers p1 and p99."""
+    """Box plots of the seconds of one call: box from p25 to p75, line at p50, whiskers at p1 and p99."""
     names = results.measured(model, "L", length)
     if not names:
         return None
@@ -86,7 +86,7 @@ def bars(
     *,
     less_is_better: bool = False,
 ) -> str | None:
-    """One bar a peer, the best on top."""
+    """A bar for each peer, the best on top."""
     found = {peer: number for peer in names if (number := value(peer)) is not None}
     if not found:
         return None
@@ -114,7 +114,7 @@ def lines(
     log_y: bool = False,
     ticks: Sequence[float] | None = None,
 ) -> str | None:
-    """One line a peer; ours are thick."""
+    """A line for each peer; those of untorch are thick."""
     if not series:
         return None
     with plt.rc_context(_STYLE):
@@ -144,7 +144,7 @@ def lines(
 
 
 def timeline(lanes: dict[str, list[tuple[float, float]]], milliseconds: float) -> str:
-    """One lane a kind of work: when it was done, from the call on."""
+    """A lane for each kind of work, with bars where it was done; time runs from the start of the call."""
     with plt.rc_context(_STYLE):
         figure, axes = plt.subplots(figsize=(_WIDTH, 0.55 + 0.3 * len(lanes)))
         for place, (kind, intervals) in enumerate(lanes.items()):

@@ -1,4 +1,4 @@
-"""One self-contained HTML page from a results file. Runs in the environment `build`.
+"""Writes a self-contained HTML page from a results file. Runs in the environment `build`.
 
 python -m benchmarks.report [RESULTS.json] [-o REPORT.html]
 """
@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks import page, plots
 from benchmarks.figures import Results
 from benchmarks.goals import LARGE, SMALL, goals
-from benchmarks.gpu import report as card
+from benchmarks.gpu import report as gpu_report
 
 RESULTS = Path(__file__).resolve().parent / "results"
 _LENGTHS = (16, 32, 64, 128, 256)
@@ -219,7 +219,7 @@ def _agreement(results: Results) -> list[str]:
 def _gpu(gpu: Sequence[dict[str, Any]]) -> list[str]:
     if not gpu:
         return ["<h2>GPU</h2><p class=no>Not measured.</p>"]
-    return [part for one in gpu for part in card.section(one, plots.timeline)]
+    return [part for one in gpu for part in gpu_report.section(one, plots.timeline)]
 
 
 def _appendix(results: Results) -> list[str]:

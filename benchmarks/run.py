@@ -35,7 +35,7 @@ ALL = "SLTCMIR"
 
 @dataclass(frozen=True)
 class Budget:
-    """How much is measured. Times are seconds a peer and a round; counts are a round's.
+    """How much is measured, for each peer in each round: times in seconds, and counts.
 
     The small models get less time, and only minilm-sst2, which has a goal for it, more than one cold start. Our own
     plans may take as long as they need for all texts of the memory workload, up to `memory`.
@@ -68,7 +68,7 @@ QUICK = Budget(
     answers=32,
 )
 
-# Concurrency, lengths and memory over time are measured with one model each.
+# The models with which concurrency, lengths and memory over time are measured; of the last the first that is there.
 _CONCURRENT, _BY_LENGTH, _MEMORY = LARGE, LARGE, (SMALL, LARGE)
 
 
@@ -95,7 +95,7 @@ class Run:
         }
 
     def go(self, names: list[str]) -> None:
-        """Everything, one model after the other."""
+        """Measure everything, one model after the other."""
         used = sorted({peer.environment for peer in self.peers if environments.failure(peer.environment) is None})
         self.results["versions"] = {name: environments.versions(name) for name in used}
         if "I" in self.wanted:
@@ -228,7 +228,7 @@ class Run:
                     self._leave_out(peer.name, model.name, "S", str(error))
 
     def _agreeing(self, model: Model, taking_part: list[Peer], texts: list[str]) -> list[Worker]:
-        """Loaded workers whose answers agree with the reference's. The reference always comes first."""
+        """Load a worker for each peer, the reference first, and return those whose answers agree with its answers."""
         given, truth = _sentiment_texts() if model.name == SMALL else ([], [])
         given = given or texts[: self.budget.answers]
         if self.results["quick"]:
@@ -267,7 +267,7 @@ class Run:
                 workers.append(worker)
             else:
                 worker.close()
-        # The order of the list of peers, whichever was loaded first.
+        # In the order of the list of peers, not in that of loading.
         return sorted(workers, key=lambda worker: [peer.name for peer in self.peers].index(worker.peer.name))
 
     def _throughput(
@@ -280,7 +280,7 @@ class Run:
         counts: dict[tuple[str, str], int],
         seconds: float,
     ) -> None:
-        """As many of the texts as the engine does in its time, found by a first try that also warms it up."""
+        """Time one call with as many texts as fit into `seconds`; a first try finds that number and warms up."""
         key = (worker.peer.name, case)
         try:
             if key not in counts:
@@ -317,7 +317,7 @@ class Run:
 
 
 def _rounded(value: Any) -> Any:
-    """Seconds to a tenth of a microsecond, so that the files stay small."""
+    """Round seconds to a tenth of a microsecond, so that the files stay small."""
     if isinstance(value, float):
         return round(value, 7)
     if isinstance(value, list):
@@ -384,7 +384,7 @@ def main() -> None:
     wanted = "".join(_listed(arguments.workload, list(ALL), "workload"))
     only = set(_listed(arguments.only, [peer.name for peer in peers()], "peer")) if arguments.only else set()
     names = _listed(arguments.model, list(models.TASKS), "model")
-    # Two cores for everybody, however many there are.
+    # Every process has two cores, however many there are.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
     for name in names:
         command = [sys.executable, "-m", "benchmarks.models", name]
@@ -400,7 +400,7 @@ def main() -> None:
     try:
         run.go(names)
     finally:
-        # Half an hour's samples are worth keeping when the last engine fails or somebody has to go.
+        # Also after an error or an interrupt: what was measured by then is kept.
         output.write_text(json.dumps(run.results, ensure_ascii=False, separators=(",", ":")) + "\n")
     page = report.write(output)
     _say(f"{output} and {page.name} after {run.results['seconds']:.0f} s")

@@ -1,4 +1,4 @@
-"""Half an hour of mixed load on one process: is every answer right, and do memory, threads and files stay level?
+"""Puts mixed load on one process for half an hour, and checks answers, memory, threads and open files.
 
     python benchmarks/soak.py [BUNDLE] [--minutes N] [--threads N]
 
@@ -53,7 +53,7 @@ def make_texts(rng: random.Random) -> list[str]:
 
 
 def reading() -> dict[str, int]:
-    """This process now: resident bytes, of them anonymous, open files, threads."""
+    """The resident bytes of this process, the anonymous ones among them, its open files and its threads."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return {
         "rss": int(status["VmRSS"].split()[0]) * 1024,
@@ -127,7 +127,7 @@ def _patience(rng: random.Random) -> float | None:
 
 
 def judge(readings: list[dict[str, Any]], counts: dict[str, int]) -> dict[str, Any]:
-    """What must hold after the warm-up, each with its figure and whether it does."""
+    """The figures after the warm-up, and under `passed` whether all of them are as they must be."""
     late = [entry for entry in readings if entry["seconds"] >= WARM_UP] or readings
     first, second = late[: len(late) // 2] or late, late[len(late) // 2 :]
     rss = [entry["rss"] for entry in late]
@@ -155,7 +155,7 @@ def _source(classify: Any) -> str | None:
 
 
 def main() -> int:
-    """Run the load and write the figures; 0 if all is level and right."""
+    """Run the load and write the figures. Returns 0 if `judge` passed it, else 1."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", nargs="?", type=Path, default=EMBEDDED)
     parser.add_argument("--minutes", type=float, default=30.0)

@@ -25,7 +25,7 @@ def resident(peak: bool = False) -> int:
 
 
 def answers(engine: Engine, task: str, texts: list[str]) -> list[Any]:
-    """What the engine says, as plain data: [label, score] or a vector a text."""
+    """The engine's answers as plain data: for each text [label, score], or a vector."""
     given = engine.call(texts)
     if task == EMBEDDING:
         return [[float(value) for value in vector] for vector in given]
@@ -33,7 +33,7 @@ def answers(engine: Engine, task: str, texts: list[str]) -> list[Any]:
 
 
 def latency(engine: Engine, texts: list[str], calls: int) -> list[float]:
-    """Seconds of each call with one text, after a few to warm up."""
+    """The seconds of each call with one text, after a few calls to warm up."""
     for number in range(min(5, calls)):
         engine.call([texts[number % len(texts)]])
     samples = []
@@ -46,14 +46,14 @@ def latency(engine: Engine, texts: list[str], calls: int) -> list[float]:
 
 
 def throughput(engine: Engine, texts: list[str]) -> float:
-    """Seconds for all texts in one call."""
+    """The seconds of one call with all texts."""
     start = _clock()
     engine.call(texts)
     return _clock() - start
 
 
 def callers(engine: Engine, texts: list[str], count: int, seconds: float) -> dict[str, Any]:
-    """`count` threads send one text at a time for so long. Seconds of each call, and the true duration of it all."""
+    """Have `count` threads send one text at a time for `seconds`; the seconds of each call, and those of it all."""
     import threading
 
     lock = threading.Lock()
@@ -106,9 +106,9 @@ def memory(engine: Engine, texts: list[str], seconds: float, step: int) -> list[
 
 
 class _Timed:
-    """Stands before an object, and adds up the seconds spent in some of its methods.
+    """A stand-in for an object that adds up the seconds spent in some of its methods.
 
-    They are made once, so that looking one up costs a call as little as it does without this.
+    The timed methods are made once and are plain attributes, so that looking one up costs as little as it did before.
     """
 
     def __init__(self, inner: Any, methods: tuple[str, ...]) -> None:
@@ -132,9 +132,9 @@ class _Timed:
 
 
 def overhead(engine: Engine, texts: list[str], calls: int) -> dict[str, list[float]]:
-    """For untorch: seconds of whole calls, and of ONNX Runtime and of the Rust tokenizer inside each.
+    """For untorch: the seconds of each call, and those that ONNX Runtime and the Rust tokenizer took inside it.
 
-    Both are timed where they are called: alone, or after the call, the tokenizer would find other caches.
+    They are timed inside the call, because alone or after it the tokenizer would find other data in the caches.
     """
     pipeline = engine.extra
     session, backend = pipeline.model.session, pipeline.tokenizer._backend

@@ -1,4 +1,4 @@
-"""Processes of `benchmarks.worker`, seen from outside. All but the one at work are stopped, not just idle."""
+"""Starts processes of `benchmarks.worker` and asks them. Only the one that is asked runs; the others are stopped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TIMEOUT = 300.0
 
 
 class WorkerError(Exception):
-    """An engine failed, died, or took too long; the message is the reason."""
+    """An engine cannot be installed, failed, ended, or took too long. The message is the reason."""
 
 
 class Worker:
@@ -55,7 +55,7 @@ class Worker:
 
 
 def cold_start(peer: Peer, model: Model, text: str) -> tuple[float, int]:
-    """(seconds from process start to the first answer, peak resident bytes by then). Raises WorkerError."""
+    """The seconds from process start to the first answer, and the peak resident bytes by then. Raises WorkerError."""
     start = time.perf_counter()
     with _start(peer) as child:
         try:
@@ -74,7 +74,7 @@ def environment(**more: str) -> dict[str, str]:
         "ORT_DISABLE_TELEMETRY": "1",
         "OMP_NUM_THREADS": "2",
         "TOKENIZERS_PARALLELISM": "true",
-        # pip compiles what it installs; untorch runs from its sources, and is to be compiled once as well.
+        # Write bytecode: pip compiles what it installs, but untorch runs from its sources.
         "PYTHONDONTWRITEBYTECODE": "",
         "TORCHINDUCTOR_CACHE_DIR": str(models.FOLDER / "inductor"),
         **more,

@@ -1,4 +1,4 @@
-"""The texts of every workload, made from a list of common words: the same seed gives the same texts.
+"""Makes the texts of the workloads from a list of common words. The same seed gives the same texts.
 
 A tokenizer only decides which words are used, those that are one token each, so that a text's length in tokens is
 known by construction. Lengths count the two special tokens.
@@ -39,7 +39,7 @@ MEMORY_TEXTS = 20_000
 CALLERS = (1, 8, 64)
 SHORTEST, LONGEST = 4, 256
 
-# Tokens of a sentence: log-normal, as the lengths of real sentences nearly are. Mean 25 after the cuts.
+# The tokens of a sentence are log-normal, which lengths of real sentences nearly are; the mean is 25 within the limits.
 _MEDIAN, _SIGMA = 19.7, 0.7
 
 
@@ -79,7 +79,7 @@ class Generator:
         return self._made([LONG_TOKENS] * texts, "long")
 
     def mixed(self, texts: int = MEMORY_TEXTS) -> Texts:
-        """Texts of 4 to 128 tokens, every length as likely."""
+        """Texts of 4 to 128 tokens; all lengths are equally likely."""
         rng = random.Random(f"{self._seed} mixed")
         return self._made([rng.randint(SHORTEST, 128) for _ in range(texts)], "mixed")
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Everything there is to measure on a card, by one command: parity first, then times, beside the same work in PyTorch.
+"""Measures everything there is to measure on a GPU: parity first, then times, and the same work in PyTorch.
 
     python benchmarks/gpu [--device cuda] [--budget SECONDS] [--quick]
 
@@ -10,7 +10,7 @@ Steps that the budget leaves no time for are left out and named, and so is an en
 tokenizers, onnx, torch, transformers and onnxruntime-gpu, and no Optimum.
 
 On a machine without a network, onnxruntime-gpu has to be brought along. Where what can be brought at once is limited
-to less than the wheel, keep only the card's architecture, in parts, and bring one part a call. The wheel has to be one
+to less than the wheel, keep only the GPU's architecture, in parts, and bring one part a call. The wheel has to be one
 for the other machine's Python. Its folder `onnxruntime/tools` is needed to build the models; a slimmer that drops it
 has to be told, or the folder brought beside:
 
@@ -56,14 +56,14 @@ from benchmarks.gpu.peer import COMPILED, RTX  # noqa: E402
 from benchmarks.gpu.record import Record  # noqa: E402
 from untorch.tools.processes import Child, ChildError  # noqa: E402
 
-# Batches and lengths: of the first model all of them, of the others the corners.
+# Batches and lengths. The first model is measured at all pairs of them, the others at CORNERS.
 GRID = {"distilbert-base": ((1, 8, 32, 128, 256), (16, 32, 128, 512))}
 CORNERS = (1, 32, 256), (16, 128, 512)
-# The shape that a goal is about comes first.
+# The shapes that a goal is about are measured first, in case time runs out.
 FIRST = {"bert-base": [(32, 128)]}
-# Above this many tokens these take seconds a call and gigabytes of scores, and nobody would run them so.
+# These engines are left out above so many tokens, where a call takes seconds and its scores gigabytes.
 SLOW, SLOW_TOKENS = ("torch fp16 eager", "session.run fp32"), 8192
-# An engine is timed if it decides as PyTorch's fp32 does, and no probability moves further than this.
+# An engine is timed if this share of its decisions is that of PyTorch in fp32, and no probability moves further.
 AGREEMENT, PROBABILITY = 0.98, 0.05
 # Engines that are tried with the first model alone.
 FIRST_ONLY = ("torch fp16 eager", "session.run fp32", "untorch fp16, no graphs")
@@ -74,7 +74,7 @@ _clock = time.perf_counter
 
 
 class Run(Record):
-    """The steps of this script, in the order in which they matter."""
+    """The steps of this script, the most important first."""
 
     def __init__(self, device: str, budget: float, quick: bool, out: Path) -> None:
         super().__init__(out, budget, quick=quick)
@@ -84,7 +84,7 @@ class Run(Record):
         self.engines: dict[str, dict[str, engines.Forward]] = {}
 
     def describe(self) -> None:
-        """What the machine is, and whether the card can be had at all: an error here ends the run."""
+        """Note what the machine is. An error, such as a GPU that cannot be used, ends the run."""
         import onnxruntime
         import torch
         import transformers
@@ -102,23 +102,22 @@ class Run(Record):
                     "this onnxruntime lacks its folder `tools`, which building the models needs; see --help"
                 )
             found = libraries.require("cuda:0")
-            machine |= found._asdict()
-            del machine["cards"]
+            machine |= {name: value for name, value in found._asdict().items() if isinstance(value, str)}
         self.data["machine"] = machine
 
     def limits(self) -> None:
-        """The card's own matrix rate and copy bandwidth."""
+        """Measure the GPU's matrix rate and copy bandwidth."""
         self.data["limits"] = work.limits(self.device, quick=self.quick)
 
     def build(self, folder: Path) -> None:
-        """Every model, from its configuration, each in a process of its own."""
+        """Build every model from its configuration, each in a process of its own."""
         workers = min(len(self.configs), max(1, len(os.sched_getaffinity(0)) // 2))
         with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
             made = {name: pool.submit(models.build, name, config, folder) for name, config in self.configs.items()}
             self.bundles = {name: future.result() for name, future in made.items()}
 
     def load(self) -> None:
-        """Every engine that can run here. One that cannot is named, and is not timed."""
+        """Load every engine. One that cannot run here is named in the results and not timed."""
         for name, config in self.configs.items():
             self.engines[name] = {}
             for engine, make in self._makers(self.bundles[name], config).items():
@@ -150,7 +149,7 @@ class Run(Record):
         return found
 
     def parity(self) -> None:
-        """Every engine against PyTorch in fp32 on the CPU; one that disagrees is not timed."""
+        """Compare every engine with PyTorch in fp32 on the CPU. One that disagrees is not timed."""
         for name, config in self.configs.items():
             reference = engines.reference(config)
             batches = [texts.ids(*shape, ragged=True) for shape in ((1, 16), (8, 37), (40, 64), (3, 200))]
@@ -167,7 +166,7 @@ class Run(Record):
                     del self.engines[name][engine]
 
     def grid(self) -> None:
-        """The model alone: batches of full rows, ids on the host to logits on the host."""
+        """Time the model alone on batches of full rows, from ids in host memory to logits in host memory."""
         shapes = [(name, shape) for name in self.configs for shape in (FIRST.get(name, []) if not self.quick else [])]
         for name in self.configs:
             batches, lengths = GRID.get(name, CORNERS) if not self.quick else ((1, 4), (16, 32))
@@ -187,14 +186,14 @@ class Run(Record):
                 self._add_forward(name, engine, (batch, length), samples)
 
     def _add_forward(self, name: str, engine: str, shape: tuple[int, int], samples: list[float], **more: Any) -> None:
-        """A row of the model alone, with its share of the card's limit."""
+        """Add a row of the model alone, with its share of the GPU's matrix rate."""
         batch, length = shape
         floor = work.operations(self.configs[name], [length] * batch, head_only=engine in HEADS)
         share = floor / statistics.median(samples) / self.data["limits"]["operations_per_second"]
         self.add("model", name, engine, f"{batch}x{length}", samples, share=share, **more)
 
     def one_text(self) -> None:
-        """Text in, label out, one text of 16, 32 and 128 tokens at a time."""
+        """Time single texts of 16, 32 and 128 tokens, from text to label."""
         for name in self.configs:
             attentions = ("sdpa", "eager") if name in GRID else ("sdpa",)
             callers = texts.callers(self.bundles[name], self.configs[name], self.device, attentions)
@@ -206,7 +205,7 @@ class Run(Record):
                     self.add("text to label", name, engine, f"1x{length}", samples)
 
     def ragged(self) -> None:
-        """Sentences as they come: end to end, and the model's part of it against the card's limit."""
+        """Time many sentences end to end, and the model's part of it as a share of the GPU's matrix rate."""
         name = "distilbert-base"
         config = self.configs[name]
         made = texts.sentences(self.bundles[name], 64 if self.quick else 4096)
@@ -231,7 +230,7 @@ class Run(Record):
             self.data["timeline"].append({"engine": engine, "seconds": seconds, "milliseconds": best[:4000]})
 
     def start(self, bundle: Path) -> None:
-        """From the start of a process to its first answer on the device."""
+        """Time processes from their start to their first answer on the device."""
         for engine, code in texts.first_answers(bundle, self.configs["distilbert-base"], self.device).items():
             samples = []
             for _ in range(1 if self.quick else 4 if "untorch" in engine else 2):
@@ -245,7 +244,7 @@ class Run(Record):
                 self.add("first answer", "distilbert-base", engine, "process start", samples)
 
     def tests(self) -> None:
-        """The tests that need a card."""
+        """Run the tests that need a GPU."""
         done = self._run(
             [sys.executable, "-m", "pytest", "tests/runtime/ort/cuda/test_cuda.py", "-rs", "-p", "no:cacheprovider"],
             120,
@@ -259,7 +258,7 @@ class Run(Record):
 
     @staticmethod
     def _run(command: list[str], seconds: float) -> subprocess.CompletedProcess[str]:
-        """The ended process with all it printed; one that took too long ended with 124."""
+        """Run a command and return its process with all that it printed; code 124 means that it took too long."""
         both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         try:
             return subprocess.run(
@@ -271,7 +270,7 @@ class Run(Record):
             return subprocess.CompletedProcess(command, 124, f"{told}\nit took longer than {seconds:.0f} s")
 
     def peer(self, engine: str, cases: Iterable[str], seconds: float) -> None:
-        """An engine that compiles for as long as that takes, in a process of its own; its rows as they come."""
+        """Measure an engine that compiles, in a process of its own, for at most `seconds`; rows that are done count."""
         folder = str(next(iter(self.bundles.values())).parent)
         job = {"engine": engine, "cases": list(cases), "device": self.device, "folder": folder, "quick": self.quick}
         with Child("benchmarks.gpu.peer:measure", env=self._environment(), cwd=ROOT) as child:
@@ -283,7 +282,7 @@ class Run(Record):
                 self.leave_out(engine, error)
 
     def options(self) -> None:
-        """Settings of the provider that might help, one at a time, on the fp16 graph or one with another mask."""
+        """Time settings of the provider, one at a time, on the fp16 graph or on one with another form of mask."""
         bundle = self.bundles["distilbert-base"]
         for name, form, settings, entries in texts.OPTIONS:
             try:
@@ -297,7 +296,7 @@ class Run(Record):
                 self.leave_out(f"option: {name}", error)
 
     def goals(self) -> None:
-        """What was wanted, and what came out."""
+        """Note the goals, each with the figure that was measured."""
         first = self.median("first answer", "distilbert-base", "untorch fp16", "process start")
         one = self.median("text to label", "distilbert-base", "untorch fp16", "1x16")
         model = self.median("model", "bert-base", "untorch fp16", "32x128")
@@ -327,7 +326,7 @@ class Run(Record):
 
 
 def main() -> None:
-    """Everything, in the order in which it matters."""
+    """Run all steps, the most important first."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--budget", type=float, default=520, help="seconds in all (default: 520)")

@@ -1,7 +1,7 @@
-"""The engines: each takes padded ids and masks on the host and gives logits on the host.
+"""The engines that are compared: functions from padded ids and masks in host memory to logits in host memory.
 
 All of them start and end with arrays in the host's memory, so a call's wall time is a synchronised time and the same
-work is in it for everyone: the copy to the card, the model, the copy back.
+work is in it for everyone: the copy to the GPU, the model, the copy back.
 """
 
 from __future__ import annotations

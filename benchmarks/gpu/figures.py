@@ -1,4 +1,4 @@
-"""From a results file of `benchmarks/gpu` to the figures that its part of the report shows.
+"""Computes the figures of the report's GPU part from a results file of `benchmarks/gpu`.
 
 The file is written after every step, so it may stop anywhere: what is not in it was not measured.
 """
@@ -16,14 +16,14 @@ from benchmarks.goals import Goal
 Interval = tuple[float, float]
 Span = tuple[str, float, float]
 
-# What the card does and what is done for it, of the kinds of work that a timeline knows, in the order of its lanes.
-CARD = "model"
+# The kinds of work in a timeline, in the order of its lanes: the CPU's for the GPU, then the GPU's.
+GPU = "model"
 HOST = ("tokenize", "arrays")
-LANES = (*HOST, CARD)
+LANES = (*HOST, GPU)
 
-# A timeline is cut after so many batches: it shows the pattern then, and not a wall of colour.
+# A timeline is drawn up to so many batches; with more, single ones could not be told apart.
 _BATCHES = 100
-# Nobody sees bars and gaps narrower than this share of a timeline: it is drawn 620 pixels wide at most.
+# Gaps narrower than this share of a timeline are closed. It is drawn 620 pixels wide at most, so they would not show.
 _PIXEL = 1 / 600
 
 
@@ -68,20 +68,20 @@ def best_runs(data: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 class Timeline(NamedTuple):
-    """What is drawn of a run and said about it. Shares are of the whole; None if the card's work was not noted."""
+    """The intervals of each kind of work in a run, and shares of its time; `gpu` is None if that was not noted."""
 
     lanes: dict[str, list[Interval]]
     shown: float
     whole: float
-    card: float | None
+    gpu: float | None
     host: float
     both: float
 
 
 def timeline(spans: Sequence[Span], whole: float | None = None) -> Timeline:
-    """Who was busy when, from spans of work in a run of `whole` milliseconds (default: until the last of them)."""
+    """The timeline of a run of `whole` milliseconds (default: until the end of the last span) from its spans."""
     whole = max((end for _, _, end in spans), default=0.0) if whole is None else whole
-    batches = sorted(end for kind, _, end in spans if kind == CARD)
+    batches = sorted(end for kind, _, end in spans if kind == GPU)
     shown = batches[_BATCHES - 1] if len(batches) > _BATCHES else whole
     kinds = dict.fromkeys(kind for kind, _, _ in spans)
     lanes = {
@@ -92,8 +92,8 @@ def timeline(spans: Sequence[Span], whole: float | None = None) -> Timeline:
     def share(*kinds: str) -> float:
         return sum(end - begin for begin, end in merged(_of(spans, *kinds))) / whole if whole else 0.0
 
-    card, host = share(CARD), share(*HOST)
-    return Timeline(lanes, shown, whole, card if batches else None, host, card + host - share(CARD, *HOST))
+    gpu, host = share(GPU), share(*HOST)
+    return Timeline(lanes, shown, whole, gpu if batches else None, host, gpu + host - share(GPU, *HOST))
 
 
 def _of(spans: Iterable[Span], *kinds: str) -> list[Interval]:
@@ -101,7 +101,7 @@ def _of(spans: Iterable[Span], *kinds: str) -> list[Interval]:
 
 
 def merged(intervals: Iterable[Interval], gap: float = 0.0) -> list[Interval]:
-    """The same time in as few intervals as can be; gaps up to `gap` are closed."""
+    """The union of the intervals, in order; gaps of up to `gap` between them are closed."""
     found: list[Interval] = []
     for begin, end in sorted(intervals):
         if found and begin - found[-1][1] <= gap:

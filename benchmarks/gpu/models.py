@@ -1,4 +1,4 @@
-"""Builds a bundle on the spot: a configuration, random weights, the graphs of every variant that a card runs.
+"""Builds a bundle on the spot: a configuration, random weights, the graphs of every variant that a GPU runs.
 
 Needs torch, transformers (4.57 or 5) and onnx, and no Optimum, so that it works where nothing can be installed.
 """

@@ -1,4 +1,4 @@
-"""What a run on a card has found so far, and the time that is left to it. It is on disk after every step."""
+"""The results of a run on a GPU, written to disk after every step, and the time that is left for it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _clock = time.perf_counter
 
 
 class Record:
-    """The results of one run, which may take `budget` seconds; `folder` gets `gpu-DATE.json`."""
+    """The results of one run, which may take `budget` seconds. They are written to `gpu-DATE.json` in `folder`."""
 
     def __init__(self, folder: Path, budget: float, *, quick: bool) -> None:
         self.quick = quick

@@ -1,4 +1,4 @@
-"""A card's part of the HTML report, from a results file of `benchmarks/gpu`.
+"""A GPU's part of the HTML report, from a results file of `benchmarks/gpu`.
 
 It draws nothing itself: the function that does is handed in, so that the tables need no matplotlib.
 """
@@ -21,23 +21,23 @@ _MACHINE = {
     "driver": "driver {}", "driver_cuda": "CUDA {}", "cudnn": "cuDNN {}", "onnxruntime": "onnxruntime {}",
     "torch": "torch {}", "transformers": "transformers {}", "python": "Python {}", "cores": "{} cores",
 }  # fmt: skip
-# A card that has a batch for this share of the time sets the pace.
+# A GPU that has a batch for this share of the time sets the pace.
 _BUSY = 0.9
 
 
 def section(data: dict[str, Any], draw: Draw) -> list[str]:
-    """Everything that one run on a card measured, as HTML. Workloads that it did not come to are named at the end."""
+    """Everything that one run on a GPU measured, as HTML. Workloads that it did not come to are named at the end."""
     workloads = {
         "text in, label out": _one_text(data),
         "the model alone": _grid(data),
         "sentences": _sentences(data),
-        "when the card has a batch": _timelines(data, draw),
+        "when the GPU has a batch": _timelines(data, draw),
         "first answer": _first_answer(data),
         "settings": _options(data),
     }
     missing = [name for name, parts in workloads.items() if not parts]
     return [
-        f"<h2>GPU: {escape(data.get('device') or 'a card without a name')}</h2>",
+        f"<h2>GPU: {escape(data.get('device') or 'a GPU without a name')}</h2>",
         *_machine(data),
         *_goals(data),
         *(part for parts in workloads.values() for part in parts),
@@ -56,7 +56,7 @@ def _machine(data: dict[str, Any]) -> list[str]:
     parts = [page.soft(" · ".join([*facts, data.get("started", ""), f"{seconds:.0f} s in all"]))]
     if limits:
         parts.append(
-            "<p>The card's limits, measured in this run: "
+            "<p>The GPU's limits, measured in this run: "
             f"<b>{three_digits(limits['operations_per_second'] / 1e12)} TFLOP/s</b> in matrix products "
             f"({escape(limits['matrix'])}) and <b>{three_digits(limits['bytes_per_second'] / 1e9)} GB/s</b> of memory "
             "bandwidth (a copy, bytes read and written).</p>"
@@ -92,7 +92,7 @@ def _grid(data: dict[str, Any]) -> list[str]:
         return []
     text = (
         "From ids on the host to logits on the host, full rows. Milliseconds: p50, and below it the share of the "
-        "card's matrix rate that the model's products come to; the fastest engine is marked."
+        "GPU's matrix rate that the model's products come to; the fastest engine is marked."
     )
     tables = _by_model(found, lambda row: _percent(row["share"]) if row.get("share") else "")
     return ["<h3>The model alone</h3>", page.soft(text), *tables]
@@ -144,7 +144,7 @@ def _sentences(data: dict[str, Any]) -> list[str]:
     ]
     text = (
         f"{best[0]['case']} of the length of sentences in one call, the best of its runs. Busy: the share of the time "
-        "in which the card had a batch. Share: what true tokens' products come to of the card's matrix rate in that "
+        "in which the GPU had a batch. Share: what true tokens' products come to of the GPU's matrix rate in that "
         "time, padding not counted."
     )
     head = ("", "texts a second", "busy", "share")
@@ -157,7 +157,7 @@ def _timelines(data: dict[str, Any], draw: Draw) -> list[str]:
         found = figures.timeline([(kind, begin, end) for kind, begin, end in one["milliseconds"]], 1e3 * one["seconds"])
         if found.lanes:
             drawn.append(page.figure(one["engine"], draw(found.lanes, found.shown), _told(found)))
-    return ["<h3>When the card has a batch</h3>", page.figures(drawn)] if drawn else []
+    return ["<h3>When the GPU has a batch</h3>", page.figures(drawn)] if drawn else []
 
 
 def _told(found: figures.Timeline) -> str:
@@ -165,15 +165,15 @@ def _told(found: figures.Timeline) -> str:
     length = f"{found.whole:,.0f} ms in all"
     if found.shown < found.whole:
         length += f", the first {found.shown:,.0f} of them here"
-    if found.card is None:
-        return f"{length}. Noted as a whole; the card's part of it is not known."
+    if found.gpu is None:
+        return f"{length}. Noted as a whole; the GPU's part of it is not known."
     pace = (
-        "The card sets the pace."
-        if found.card >= _BUSY
-        else f"The card waits for the host {1 - found.card:.0%} of the time."
+        "The GPU sets the pace."
+        if found.gpu >= _BUSY
+        else f"The GPU waits for the host {1 - found.gpu:.0%} of the time."
     )
     return (
-        f"{length}. The card had a batch {found.card:.0%} of the time, texts were tokenized or put into arrays "
+        f"{length}. The GPU had a batch {found.gpu:.0%} of the time, texts were tokenized or put into arrays "
         f"{found.host:.0%} of it, and both at once {found.both:.0%}. {pace}"
     )
 
@@ -187,7 +187,7 @@ def _first_answer(data: dict[str, Any]) -> list[str]:
         (escape(row["engine"]), _time(row, fastest), three_digits(row["p99_ms"]), str(len(row["samples"])))
         for row in sorted(found, key=lambda row: row["p50_ms"])
     ]
-    text = "From the start of a process to its first answer from the card, in milliseconds; imports included."
+    text = "From the start of a process to its first answer from the GPU, in milliseconds; imports included."
     return ["<h3>First answer</h3>", page.soft(text), page.table(("", "p50", "slowest", "starts"), cells)]
 
 
@@ -237,7 +237,7 @@ def _tests(data: dict[str, Any]) -> list[str]:
     word = "<span class=met>none failed</span>" if fine else f"<span class=missed>failed</span> (exit {exit_code})"
     last = (tests["tail"].strip().splitlines() or [""])[-1].strip("= ")
     return [
-        f"<p>The tests that need a card: {word}. {escape(last)}</p>",
+        f"<p>The tests that need a GPU: {word}. {escape(last)}</p>",
         _folded("What they printed last", f"<pre>{escape(tests['tail'])}</pre>"),
     ]
 
@@ -258,7 +258,7 @@ def _folded(summary: str, inside: str) -> str:
 
 
 def _percent(share: float | None) -> str:
-    """Two digits at least, since one text's share of a card is small."""
+    """Two digits at least, since one text's share of a GPU is small."""
     if share is None:
         return "–"
     return f"{share:.0%}" if share >= 0.1 else f"{share:.2%}"

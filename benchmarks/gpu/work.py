@@ -1,4 +1,4 @@
-"""What a forward pass must compute, and how fast the card computes and copies: the floor that times are set against."""
+"""The operations of a forward pass, and the rates at which the GPU computes and copies: the least time possible."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from tokenizers import ByteLevelBPETokenizer
+from tokenizers import ByteLevelBPETokenizer, Tokenizer
 
 from helpers.checkpoints import WORDS
 
@@ -59,7 +59,7 @@ def byte_level(folder: Path, **settings) -> transformers.PreTrainedTokenizerFast
     special = ["<pad>", "<s>", "</s>", "<|start|>", "<|end|>"]
     trained.train_from_iterator([WORDS], vocab_size=400, special_tokens=special, show_progress=False)
     tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=trained._tokenizer,
+        tokenizer_object=Tokenizer.from_str(trained.to_str()),
         pad_token="<pad>",
         bos_token="<s>",
         eos_token="</s>",
@@ -79,7 +79,7 @@ def many_languages(folder: Path) -> Path:
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     trained.train_from_iterator([WORDS], vocab_size=400, special_tokens=special, show_progress=False)
     tokenizer = transformers.MBartTokenizerFast(
-        tokenizer_object=trained._tokenizer, src_lang="en_XX", tgt_lang="de_DE", model_max_length=128
+        tokenizer_object=Tokenizer.from_str(trained.to_str()), src_lang="en_XX", tgt_lang="de_DE", model_max_length=128
     )
     tokenizer.save_pretrained(folder)
     ids = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}

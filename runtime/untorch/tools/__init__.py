@@ -1,1 +1,1 @@
-"""What the commands call: benchmark, tuning, diagnosis, verification, explanation."""
+"""The work of the commands: benchmark, tuning, diagnosis, verification, explanation. They print nothing."""

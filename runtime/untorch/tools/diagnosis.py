@@ -1,4 +1,4 @@
-"""What this machine and this installation can do, found by trying it."""
+"""Reports what is installed on this machine and which devices work, each found out by trying it."""
 
 from __future__ import annotations
 
@@ -19,15 +19,19 @@ from untorch.ort.devices import installed_wheels, onnxruntime, usable_cores
 from untorch.ort.session import Session
 from untorch.version import __version__
 
-# One 4 x 4 matrix product: the least that shows a device computing.
+# A graph with one 4 x 4 matrix product, to show that a device computes.
 PROBE = Path(__file__).with_name("probe.onnx")
 
-# Instructions that decide how fast reduced precision can be on a CPU.
+# The instruction sets that decide how fast reduced precision can be on a CPU.
 _CPU_FEATURES = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 
 
 def diagnose() -> dict[str, dict[str, str]]:
-    """Sections of facts: `installed`, `machine`, `cuda`, `devices` (each one tried), `models`. Raises nothing."""
+    """The facts as text, by section and name.
+
+    The sections are `installed`, `machine`, `cuda`, `devices` (each device was tried) and `models`. It raises no
+    UntorchError: what goes wrong is the text of the fact.
+    """
     return {
         "installed": _installed(),
         "machine": _machine(),
@@ -57,7 +61,7 @@ def _installed() -> dict[str, str]:
 
 
 def _kernels() -> str:
-    """Our own operators: their version, whether they run here, and whether they would be taken unasked."""
+    """The version of untorch-kernels, whether it runs here, and whether `precision="auto"` would take it."""
     if (version := kernels.version()) is None:
         return "not installed (pip install 'untorch[kernels]'): int8 runs on ONNX Runtime's operators"
     try:

@@ -1,4 +1,4 @@
-"""What happens to one text on its way through a model, as plain data."""
+"""The steps from a text to its answer, as plain data: tokens, ids, outputs of the model, probabilities."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _SHOWN = 6
 
 
 def explain(bundle: Bundle, text: str, *, device: str = "auto", precision: str = "auto") -> dict[str, Any]:
-    """The stages of one text: `tokens`, `input_ids`, `attention_mask`, `outputs` (name, shape, first values), and for
-    a classification head `probabilities` by label.
+    """Run one text through a model and return what each step gave.
 
-    A variant that also gives the hidden state is preferred, since that is what this is for. Raises what loading and
-    running raise.
-    """  # noqa: D205
+    The keys are `text`, `tokens`, `input_ids`, `attention_mask`, `outputs` (a list with name, shape and first values of
+    each), `model`, `precision`, `device` and, for a classification head, `probabilities` by label. With precision
+    "auto" a variant that also returns the hidden state is preferred. Raises what loading and running raise.
+    """
     wanted = ("last_hidden_state", "logits") if precision == "auto" else ()
     opened = open_model(bundle, LoadRequest(device, precision), wanted, ("model",))
     [session] = opened.sessions

@@ -1,4 +1,4 @@
-"""Does a bundle still hold what its manifest says, and does it still give PyTorch's answers on this machine?"""
+"""Checks a bundle against its manifest, and its answers on this machine against PyTorch's, which it stores."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ from untorch.ort.session import Session
 
 @dataclass(frozen=True)
 class Replay:
-    """One variant against the stored reference: the largest difference, where, and what was allowed."""
+    """The comparison of one variant with the stored reference.
+
+    `difference` is the largest absolute difference over all `cases`, `position` says in which case, output and place
+    it is, and `tolerance` is the largest that is allowed.
+    """
 
     precision: str
     device: str
@@ -34,18 +38,22 @@ class Replay:
 
     @property
     def passed(self) -> bool:
-        """Whether the difference is allowed. Not a number is not."""
+        """Whether the difference is within the tolerance; NaN is not."""
         return self.difference <= self.tolerance
 
     @property
     def verdict(self) -> str:
-        """`holds` or `differs`."""
+        """The word for it: `holds` or `differs`."""
         return "holds" if self.passed else "differs"
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `verify` found. `unchecked` are the variants that could not run here, by precision, and why."""
+    """The result of `verify`.
+
+    `files` is the number of files whose digest was right; `unchecked` has the variants that cannot run here, by
+    precision, with the reason.
+    """
 
     files: int
     replays: tuple[Replay, ...]
@@ -53,7 +61,7 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Whether every variant that could run here holds."""
+        """Whether every variant that can run here is within its tolerance."""
         return all(replay.passed for replay in self.replays)
 
     def to_json(self) -> dict[str, Any]:
@@ -63,10 +71,11 @@ class Report:
 
 
 def verify(bundle: Bundle, *, device: str = "auto") -> Report:
-    """Check every digest, then run every variant that the device can on the reference inputs, and compare with PyTorch.
+    """Check every digest, then run each variant on the reference inputs and compare its outputs with PyTorch's.
 
-    Raises IntegrityError for an altered file and BundleError for a bundle with no manifest: there is nothing to
-    verify it against. A variant that differs, or that could not run, is in the report, not an error.
+    `device` is where the variants run. Raises IntegrityError for an altered file, and BundleError for a bundle with no
+    manifest, because there is nothing to verify it against. A variant that differs, or that cannot run on the device,
+    is no error; the report says so.
     """
     if bundle.manifest is None:
         raise BundleError(f"{bundle.path} has no manifest, so there is nothing to verify it against; export it again")
@@ -94,7 +103,7 @@ def _replay(bundle: Bundle, variant: Variant, cases: list[golden.Case], device: 
     for index, case in enumerate(cases):
         for name, result in _results(bundle, sessions, case):
             difference = np.abs(result - case.outputs[name])
-            # argmax treats not-a-number as largest, so a broken answer cannot hide.
+            # argmax takes NaN for the largest, so that a NaN is found.
             place = np.unravel_index(difference.argmax(), difference.shape)
             value = float(difference[place])
             if not value <= worst:
@@ -103,7 +112,10 @@ def _replay(bundle: Bundle, variant: Variant, cases: list[golden.Case], device: 
 
 
 def _results(bundle: Bundle, sessions: list[Session], case: golden.Case) -> Iterator[tuple[str, NDArray[Any]]]:
-    """Outputs by name of every graph that takes the case's inputs: an encoder's cases have not the decoder's."""
+    """The outputs of a case by name, from every graph whose inputs the case has.
+
+    In an encoder–decoder model a case has the inputs of one of the graphs only.
+    """
     found = [(session, packing.feeds(session.inputs, case.inputs)) for session in sessions]
     takers = [(session, feeds) for session, feeds in found if len(feeds) == len(session.inputs)]
     if not takers:

@@ -1,4 +1,4 @@
-"""A card's part of the report, from results that are made up here but written by `benchmarks/gpu`'s own `Run`."""
+"""A GPU's part of the report, from results that are made up here but written by `benchmarks/gpu`'s own `Run`."""
 
 from __future__ import annotations
 
@@ -185,7 +185,7 @@ def test_a_run_that_was_cut_off_says_so(run):
     run.step("limits", 1e9, run.limits)
     page = Page(section(json.loads(run.path.read_text())))
     assert "did not reach its end" in page.text
-    assert "Not measured: text in, label out, the model alone, sentences, when the card has a batch," in page.text
+    assert "Not measured: text in, label out, the model alone, sentences, when the GPU has a batch," in page.text
     assert page.row("limits")[0].endswith("wanted")
     assert "svg" not in "".join(section({}))
 
@@ -201,14 +201,14 @@ def test_a_timeline_tells_who_waits(run):
         ),
         ({"everything": [(0, 150)]}, 150),
     ]
-    assert "The card had a batch 60% of the time, texts were tokenized or put into arrays 60% of it" in page.text
-    assert "both at once 20%. The card waits for the host 40% of the time." in page.text
+    assert "The GPU had a batch 60% of the time, texts were tokenized or put into arrays 60% of it" in page.text
+    assert "both at once 20%. The GPU waits for the host 40% of the time." in page.text
     assert "150 ms in all. Noted as a whole" in page.text
 
 
 def test_a_card_that_is_never_idle_sets_the_pace(run):
     run.data["timeline"] = [{"engine": "", "seconds": 0.1, "milliseconds": [["tokenize", 0, 50], ["model", 4, 100]]}]
-    assert "The card sets the pace." in "".join(section(written(run)))
+    assert "The GPU sets the pace." in "".join(section(written(run)))
 
 
 def test_of_many_batches_the_first_are_drawn_and_all_are_counted():
@@ -216,7 +216,7 @@ def test_of_many_batches_the_first_are_drawn_and_all_are_counted():
     found = figures.timeline(spans)
     assert (found.shown, found.whole) == (995, 3995)
     assert len(found.lanes["model"]) == 100
-    assert found.card == pytest.approx(2000 / 3995)
+    assert found.gpu == pytest.approx(2000 / 3995)
     # What is narrower than a pixel becomes one bar.
     assert len(figures.timeline([("tokenize", n, n + 0.5) for n in range(2000)]).lanes["tokenize"]) == 1
 
@@ -224,4 +224,4 @@ def test_of_many_batches_the_first_are_drawn_and_all_are_counted():
 def test_overlapping_work_counts_once():
     assert figures.merged([(5, 6), (0, 2), (1, 3), (3.5, 4)], 0.5) == [(0, 4), (5, 6)]
     found = figures.timeline([("model", 0, 10), ("tokenize", 0, 5), ("tokenize", 2, 6)])
-    assert (found.card, found.host, found.both) == pytest.approx((1, 0.6, 0.6))
+    assert (found.gpu, found.host, found.both) == pytest.approx((1, 0.6, 0.6))

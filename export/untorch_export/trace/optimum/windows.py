@@ -57,7 +57,7 @@ def _windows() -> Iterator[None]:
     def blocks(rows: torch.Tensor, size: int) -> torch.Tensor:
         return rows.reshape(rows.size(0), -1, size, rows.size(2))
 
-    def chunk(rows: torch.Tensor, overlap: int, onnx_export: bool = False) -> torch.Tensor:  # noqa: ARG001
+    def chunk(rows: torch.Tensor, overlap: int, onnx_export: bool = False) -> torch.Tensor:
         """(rows, length, size) → (rows, length / overlap - 1, 2 * overlap, size)."""
         parts = blocks(rows, overlap)
         return torch.cat([parts[:, :-1], parts[:, 1:]], dim=2)

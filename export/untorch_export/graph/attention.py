@@ -8,6 +8,7 @@ removal, masks, the head alone, int8_kernels) asks `read` what a layer is, and d
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import onnx
 
@@ -56,7 +57,7 @@ class Attention:
         return (self.query, self.key, self.value)
 
     @property
-    def attributes(self) -> dict[str, float | int]:
+    def attributes(self) -> dict[str, Any]:
         """The attributes that ONNX Runtime's operators of attention have in common."""
         named = {"num_heads": self.heads, "scale": self.scale, "mask_filter_value": self.filler}
         return {name: value for name, value in named.items() if value is not None}
@@ -73,17 +74,17 @@ def fused(layer: Attention) -> onnx.NodeProto:
     names = [*layer.parts, layer.bias, layer.key_mask, layer.added]
     while not names[-1]:
         names.pop()
-    causal = {"unidirectional": 1} if layer.causal else {}
-    return node(_KIND, names, layer.output, domain=CONTRIB, **layer.attributes, **causal)
+    attributes = layer.attributes | ({"unidirectional": 1} if layer.causal else {})
+    return node(_KIND, names, layer.output, domain=CONTRIB, **attributes)
 
 
 def _grouped(layer: Attention) -> onnx.NodeProto:
     if layer.bias or layer.key_mask:
         raise ValueError("attention whose heads share keys takes no bias and no mask of keys")
     names = [*layer.parts, *filter(None, [layer.added])]
-    scale = {} if layer.scale is None else {"scale": layer.scale}
-    heads = {"q_num_heads": layer.heads, "kv_num_heads": layer.kv_heads}
-    return node(_GROUPED, names, layer.output, is_causal=int(layer.causal), **heads, **scale)
+    attributes: dict[str, Any] = {"q_num_heads": layer.heads, "kv_num_heads": layer.kv_heads, "scale": layer.scale}
+    # A None is left out.
+    return node(_GROUPED, names, layer.output, is_causal=int(layer.causal), **attributes)
 
 
 def read(item: onnx.NodeProto) -> Attention | None:

@@ -150,7 +150,7 @@ def standard_fp16(bundle: Path) -> Path:
 def convert(model: Any, path: Path) -> None:
     """The fp32 graph as `untorch export` makes it, through Optimum, which wants transformers 4."""
     from untorch_export.checkpoint.tasks import TASKS
-    from untorch_export.trace.forward import convert as by_optimum
+    from untorch_export.trace.optimum.forward import convert as by_optimum
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

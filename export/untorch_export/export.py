@@ -9,23 +9,24 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from untorch.bundle.folder import GOLDEN
 from untorch.bundle.manifest import KERNELS, PACKED, Manifest, Variant
 from untorch.errors import DependencyError, DeviceError
 from untorch.ort import kernels
 from untorch.ort.session import Session
+from untorch_export.answers import Arrays
 from untorch_export.bundle import assets, writer
 from untorch_export.checkpoint.load import Checkpoint, load
-from untorch_export.errors import ExportError, ExportWarning, GateError
+from untorch_export.errors import ExportError, ExportWarning
 from untorch_export.parity import evalset, generation
-from untorch_export.parity.forward import Parity, Run, measure
-from untorch_export.parity.reference import Arrays, Reference, write_golden
+from untorch_export.parity.forward import Run, measure
+from untorch_export.parity.gates import judged, sort_out
+from untorch_export.parity.reference import Reference, write_golden
 from untorch_export.parity.texts import CALIBRATION_TEXTS
+from untorch_export.trace import transformers_5
 from untorch_export.variants import Progress, build
 
 INT8_KERNELS = f"int8{KERNELS}"
@@ -40,6 +41,7 @@ _TOOLS = (
     "optimum",
     "optimum-onnx",
     "onnx",
+    "onnxscript",
     "onnxruntime",
     "tokenizers",
     "numpy",
@@ -106,7 +108,7 @@ def export(
                 raise ExportError(f"{kind} has no product that {INT8_KERNELS} could run; leave it out of --precision")
             with _failing(f"{type(loaded.model).__name__} cannot be compared with its graph for {loaded.task.name}"):
                 variants = _compare(loaded, bundle, variants, texts, progress)
-            kept, refused = _gate(variants, keep_failed)
+            kept, refused = sort_out(variants, keep_failed)
             # A variant that is kept may read a data file of one that is not.
             for name in _files(refused) - _files(kept):
                 (bundle / name).unlink()
@@ -142,7 +144,7 @@ def _files(variants: dict[str, Variant]) -> set[str]:
 def _possible(checkpoint: Checkpoint, precisions: Sequence[str]) -> Sequence[str]:
     """The precisions that can be made of this checkpoint. Raises ExportError if none can."""
     missing = [name for name in precisions if name != "fp32"]
-    if checkpoint.task.answer != "next" or not missing:
+    if not checkpoint.task.answer.generates or not missing:
         return precisions
     none_yet = f"{checkpoint.task.name} has no {' or '.join(missing)} variant yet"
     if "fp32" not in precisions:
@@ -167,11 +169,11 @@ def _compare(
     progress: Progress,
 ) -> dict[str, Variant]:
     """The variants with their verdicts and parity reports, and `golden.npz` written."""
-    if checkpoint.task.answer == "next":
+    if checkpoint.task.answer.generates:
         progress("compare with PyTorch", 0, 1)
         found = generation.compare(checkpoint, bundle, variants, bundle / GOLDEN)
         progress("compare with PyTorch", 1, 1)
-        return _judged(variants, found)
+        return judged(variants, found)
     runs = {name: _runner(bundle, variant) for name, variant in variants.items() if not name.endswith(PACKED)}
     names = [tensor.name for tensor in next(iter(variants.values())).graphs["model"].inputs]
     with Reference(checkpoint) as reference:
@@ -186,23 +188,7 @@ def _compare(
             lambda done, total: progress("compare with PyTorch", done, total),
         )
     progress("compare with PyTorch", 1, 1)
-    return _judged(variants, found)
-
-
-def _judged(variants: dict[str, Variant], found: dict[str, Parity]) -> dict[str, Variant]:
-    return {
-        name: _uncompared(variant, found[name.removesuffix(PACKED)])
-        if name.endswith(PACKED)
-        else replace(variant, verdict=found[name].verdict, parity=found[name].report)
-        for name, variant in variants.items()
-    }
-
-
-def _uncompared(variant: Variant, other: Parity) -> Variant:
-    """A variant that the CPU has no operators for: it stands or falls with the `other` that has the same weights."""
-    gate = {"rule": "not compared: it needs a card", "limit": 0, "measured": 0}
-    report = {"outputs": {}, "gate": gate, "golden": other.report["golden"]}
-    return replace(variant, verdict="failed" if other.verdict == "failed" else "unverified", parity=report)
+    return judged(variants, found)
 
 
 def _runner(bundle: Path, variant: Variant) -> Run:
@@ -225,26 +211,11 @@ def _runner(bundle: Path, variant: Variant) -> Run:
     return run
 
 
-def _gate(variants: dict[str, Variant], keep_failed: bool) -> tuple[dict[str, Variant], dict[str, Variant]]:
-    """(kept, refused). Raises GateError if nothing is kept."""
-    refused = {} if keep_failed else {name: item for name, item in variants.items() if item.verdict == "failed"}
-    kept = {name: item for name, item in variants.items() if name not in refused}
-    if not kept:
-        gates = "; ".join(f"{name}: {gate_text(item.parity['gate'])}" for name, item in refused.items())
-        raise GateError(f"no variant came close enough to PyTorch, so nothing was written ({gates})")
-    return kept, refused
-
-
-def gate_text(gate: dict[str, Any]) -> str:
-    """A gate of a parity report in words."""
-    return f"{gate['rule']} {gate['measured']:g}, limit {gate['limit']:g}"
-
-
 def _texts(checkpoint: Checkpoint, eval_file: str | os.PathLike[str] | None) -> evalset.EvalSet | None:
     if eval_file is not None:
         if checkpoint.tokenizer is None:
             raise ExportError("--eval needs a tokenizer, and the checkpoint brings none")
-        if checkpoint.task.answer != "row":
+        if not checkpoint.task.answer.one_a_row:
             raise ExportError(f"--eval compares labels of whole texts, which {checkpoint.task.name} has none of")
         return evalset.read(Path(eval_file), checkpoint.config)
     if checkpoint.tokenizer is None:
@@ -254,7 +225,7 @@ def _texts(checkpoint: Checkpoint, eval_file: str | os.PathLike[str] | None) -> 
             stacklevel=2,
         )
         return None
-    return evalset.built_in(pairs=checkpoint.task.reads_pairs)
+    return evalset.built_in(pairs=checkpoint.task.pairs)
 
 
 @contextmanager
@@ -270,13 +241,17 @@ def _failing(what: str) -> Iterator[None]:
 
 
 def _require_packages() -> None:
-    for name in ("torch", "transformers", "optimum.exporters.onnx", "onnx"):
+    """Raise DependencyError where a package is missing. Optimum's exporter is for transformers 4.57 only."""
+    extra = "export"
+    for name in ("torch", "transformers", "onnx", "tracer"):
+        if name == "tracer":
+            name, extra = ("onnxscript", extra) if transformers_5() else ("optimum.exporters.onnx", "export-optimum")
         try:
             importlib.import_module(name)
         except ImportError as error:
             raise DependencyError(
                 f"exporting needs {name.partition('.')[0]}, which cannot be imported ({error}): "
-                'pip install "untorch[export]"'
+                f'pip install "untorch[{extra}]"'
             ) from error
 
 

@@ -14,6 +14,8 @@ import numpy as np
 from untorch.bundle.manifest import INT8_SHARED, KERNELS, PACKED, Tensor, Variant
 from untorch.ort.cuda.packing import INDICES
 from untorch.ort.session import Session
+from untorch_export.answers import Arrays
+from untorch_export.checkpoint.inputs import encode, place_marks, spare_id
 from untorch_export.checkpoint.load import Checkpoint
 from untorch_export.errors import ExportWarning
 from untorch_export.graph import files, fusion
@@ -21,13 +23,10 @@ from untorch_export.graph.fp16 import take_int32, to_fp16
 from untorch_export.graph.head import head_only
 from untorch_export.graph.masks import as_bias
 from untorch_export.graph.packing import pack
-from untorch_export.parity.reference import Arrays, encode, spare_id
 from untorch_export.quantize.int8 import quantize_int8
 from untorch_export.quantize.int8_kernels import quantize_kernels
 from untorch_export.quantize.ranges import observe, random_batches
-from untorch_export.trace import generation
-from untorch_export.trace.forward import convert
-from untorch_export.trace.patches import place_marks
+from untorch_export.trace import trace
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -49,12 +48,11 @@ def build(
     Left out are fp16_packed, with a warning, where attention does not allow it, and int8_kernels where the graph has
     nothing that its operators could do.
     """
-    if checkpoint.task.answer == "next":
+    if checkpoint.task.answer.generates:
         return {"fp32": _decoder(checkpoint, bundle, progress)}
     folder = bundle / "onnx" if "fp32" in precisions else scratch
-    source = folder / "model.onnx"
     progress("convert", 0, 1)
-    convert(checkpoint.model, checkpoint.task, source)
+    source = trace(checkpoint.model, checkpoint.task, folder)["model"]
     progress("convert", 1, 1)
     session = Session(source, device="cpu")
     inputs, outputs = session.inputs, session.outputs
@@ -67,11 +65,11 @@ def build(
         variants |= _halved(checkpoint, source, bundle, inputs, outputs, packed=f"fp16{PACKED}" in precisions)
         progress("halve", 1, 1)
     eight_bit = [name for name in precisions if name.startswith("int8")]
-    if checkpoint.task.answer != "row" and not eight_bit:
+    if not checkpoint.task.answer.one_a_row and not eight_bit:
         return variants
     progress("fuse", 0, 1)
     fused = fusion.fuse(source, checkpoint.config)
-    head = head_only(fused, "logits") if checkpoint.task.answer == "row" else None
+    head = head_only(fused, "logits") if checkpoint.task.answer.one_a_row else None
     progress("fuse", 1, 1)
     if "fp32" in precisions:
         variants["fp32"] = _with_head(variants["fp32"], head, bundle)
@@ -104,7 +102,7 @@ def _with_head(
 def _decoder(checkpoint: Checkpoint, bundle: Path, progress: Progress) -> Variant:
     """The fp32 graphs of a model that generates."""
     progress("convert", 0, 1)
-    paths = generation.convert(checkpoint.model, checkpoint.task, bundle / "onnx")
+    paths = trace(checkpoint.model, checkpoint.task, bundle / "onnx")
     progress("convert", 1, 1)
     graphs = {}
     for role, path in paths.items():
@@ -163,7 +161,7 @@ def _halved(
     The graphs that nobody but untorch reads take int32. fp16 is compared here on the CPU, whose sums are not a card's.
     """
     fused = fusion.fuse(source, checkpoint.config, device="cuda")
-    head = head_only(fused, "logits") if checkpoint.task.answer == "row" else None
+    head = head_only(fused, "logits") if checkpoint.task.answer.one_a_row else None
     half, half_head = to_fp16(fused), to_fp16(head) if head else None
     tight, tight_head = (pack(model) if packed and model else None for model in (half, half_head))
     path = bundle / "onnx" / "model_fp16.onnx"
@@ -196,9 +194,10 @@ def _calibration(checkpoint: Checkpoint, texts: Sequence[str], inputs: tuple[Ten
         ids = batch["input_ids"]
         lengths = np.full(len(ids), ids.shape[1])
         place_marks(checkpoint.model, checkpoint.task, ids, lengths, spare_id(checkpoint))
-    if checkpoint.task.answer == "choice":  # rows of one choice
-        batches = [{name: array[:, None] for name, array in batch.items()} for batch in batches]
+    # A single row, with the axes that the graph's inputs have between the first and the last.
+    between = tuple(range(1, len(checkpoint.task.answer.input_axes) - 1))
+    batches = [{name: np.expand_dims(array, between) for name, array in batch.items()} for batch in batches]
     for index, text in enumerate(texts):
-        pairs = [texts[(index + 1) % len(texts)]] if checkpoint.task.reads_pairs else None
+        pairs = [texts[(index + 1) % len(texts)]] if checkpoint.task.pairs else None
         batches.append(encode(checkpoint, names, [text], pairs))
     return batches

@@ -15,6 +15,7 @@ from untorch.bundle.folder import Bundle
 from untorch.errors import UntorchError
 from untorch_export import cli, package_cli
 from untorch_export import export as road
+from untorch_export.parity import gates
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def test_json_and_precision(checkpoint, tmp_path, capsys):
 
 
 def test_a_missed_gate_is_exit_code_1(checkpoint, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("untorch_export.parity.forward.AGREEMENT", 1.1)
+    monkeypatch.setitem(gates.LIMITS, "same decisions", (1.1, 1.1))
     assert call(cli, checkpoint, "-o", tmp_path / "bundle") == 1
     assert "not written" in capsys.readouterr().out
     assert list(Bundle(tmp_path / "bundle").variants) == ["fp32"]

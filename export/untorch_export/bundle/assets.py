@@ -30,7 +30,7 @@ def write(checkpoint: Checkpoint, bundle: Path) -> None:
     Raises ExportError for a sentence-transformers module that the runtime cannot do.
     """
     write_json(bundle / "config.json", checkpoint.config)
-    if checkpoint.task.answer == "next":
+    if checkpoint.task.answer.generates:
         # As transformers has it in mind: an old checkpoint keeps some of it in config.json.
         write_json(bundle / "generation_config.json", _generation_config(checkpoint))
     _write_tokenizer(checkpoint, bundle)

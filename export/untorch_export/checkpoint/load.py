@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from untorch.bundle.config import ModelConfig
 from untorch.bundle.folder import digest, read_json
+from untorch_export.answers import Answer
 from untorch_export.checkpoint import marian, tasks
 from untorch_export.checkpoint.tasks import Task
 from untorch_export.errors import ExportError
@@ -52,6 +53,11 @@ class Checkpoint:
     root: Path
     folder: Path
     source: dict[str, Any]
+
+    @property
+    def answer(self) -> Answer:
+        """The kind of answer that this model gives: its task's, unless the config makes it another."""
+        return self.task.answer.of(self.config)
 
     @property
     def limit(self) -> int | None:
@@ -102,7 +108,7 @@ def load(
         model = _read(chosen, folder, config, files, trust_remote_code)
         source["weights"] = {file.name: digest(file) for file in files}
     tokenizer = _tokenizer(folder, trust_remote_code)
-    if chosen.answer == "row":
+    if chosen.answer.one_a_row:
         _agree_on_padding(model, tokenizer)
     return Checkpoint(
         model=model.eval(),
@@ -213,7 +219,7 @@ def _auto_class(task: Task, config: PretrainedConfig) -> Any:
     import transformers
 
     named = str((config.architectures or [""])[0])
-    if task.answer == "vector" and named.endswith("EncoderModel"):
+    if task.bare and named.endswith("EncoderModel"):
         return getattr(transformers, named, getattr(transformers, task.auto))
     return getattr(transformers, task.auto)
 
@@ -234,7 +240,7 @@ def _read(task: Task, folder: Path, config: PretrainedConfig, files: list[Path],
     except Exception as error:  # transformers, safetensors and torch each raise their own kinds for a bad file
         raise ExportError(f"{folder} cannot be loaded as {task.auto}: {_first_line(error)}") from error
     # Weights that the checkpoint lacks are filled at random. A pooler is no part of a bare model's hidden states.
-    missing = sorted(key for key in info["missing_keys"] if task.answer != "vector" or "pooler." not in key)
+    missing = sorted(key for key in info["missing_keys"] if not (task.bare and "pooler." in key))
     if missing:
         raise ExportError(
             f"{folder} has no weights for {', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}, so it cannot do "

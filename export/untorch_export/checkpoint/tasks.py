@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from untorch.errors import TaskError
-
-# What an answer is, and so what "the same answer" means:
-#   row     logits (batch, labels): one label a row
-#   token   logits (batch, sequence, labels): one label a token
-#   span    start_logits and end_logits (batch, sequence): one position a row in each
-#   vector  last_hidden_state (batch, sequence, hidden): a direction, not a label
-#   choice  logits (batch, choices), of input_ids (batch, choices, sequence): one choice a row
-#   next    logits (batch, sequence, vocabulary): the token that follows, with a cache of what was read
-Answer = Literal["row", "token", "span", "vector", "choice", "next"]
-
-HIDDEN = "last_hidden_state"
+from untorch_export.answers import CHOICE, HIDDEN, NEXT, ROW, SPAN, TOKEN, VECTOR, Answer
 
 
 @dataclass(frozen=True)
 class Task:
-    """One task. `heads` are the ends of the architecture names whose checkpoints have this head."""
+    """One task.
+
+    `auto` is the class of transformers that loads it, `exporter` Optimum's name for it, `answer` the kind of answer
+    that its outputs are. `heads` are the ends of the architecture names whose checkpoints have this head. `pairs` says
+    that its texts come in pairs: a question and a context, a query and a passage.
+    """
 
     name: str
     auto: str
@@ -29,23 +24,17 @@ class Task:
     answer: Answer
     outputs: tuple[str, ...]
     heads: tuple[str, ...] = ()
+    pairs: bool = False
 
     @property
     def graph_outputs(self) -> tuple[str, ...]:
-        """A head's graph also gives the hidden states, so that `AutoModel` works on every bundle.
-
-        Choices are the exception: their graph's inputs have an axis more than `AutoModel` has.
-        """
-        return self.outputs if HIDDEN in self.outputs or self.answer == "choice" else (*self.outputs, HIDDEN)
+        """The outputs of the graph: the task's own and, where the kind of answer allows it, the last hidden states."""
+        return self.outputs if self.bare or not self.answer.gives_states else (*self.outputs, HIDDEN)
 
     @property
-    def reads_pairs(self) -> bool:
-        """Whether its texts come in pairs: a question and a context, a query and a passage."""
-        return self.answer == "span" or self.name == "text-ranking"
-
-    def per_token(self, output: str) -> bool:
-        """Whether an output has a value for every position (batch, sequence, …), those of padding included."""
-        return output == HIDDEN or self.answer not in ("row", "choice")
+    def bare(self) -> bool:
+        """Whether the model has no head: its hidden states are what is asked for."""
+        return HIDDEN in self.outputs
 
 
 _SEQUENCE = "AutoModelForSequenceClassification"
@@ -53,15 +42,15 @@ _SEQ2SEQ = "AutoModelForSeq2SeqLM"
 
 # Ranking and zero-shot checkpoints have the architecture of a classifier, so those tasks are for the user to name.
 _ALL = (
-    Task("text-classification", _SEQUENCE, "text-classification", "row", ("logits",), ("ForSequenceClassification",)),
-    Task("text-ranking", _SEQUENCE, "text-classification", "row", ("logits",)),
-    Task("zero-shot-classification", _SEQUENCE, "text-classification", "row", ("logits",)),
+    Task("text-classification", _SEQUENCE, "text-classification", ROW, ("logits",), ("ForSequenceClassification",)),
+    Task("text-ranking", _SEQUENCE, "text-classification", ROW, ("logits",), pairs=True),
+    Task("zero-shot-classification", _SEQUENCE, "text-classification", ROW, ("logits",)),
     # Before the bare models: GPT2LMHeadModel and MarianMTModel end like them.
     Task(
         name="text-generation",
         auto="AutoModelForCausalLM",
         exporter="text-generation",
-        answer="next",
+        answer=NEXT,
         outputs=("logits",),
         heads=("ForCausalLM", "LMHeadModel"),
     ),
@@ -69,19 +58,19 @@ _ALL = (
         name="text2text-generation",
         auto=_SEQ2SEQ,
         exporter="text2text-generation",
-        answer="next",
+        answer=NEXT,
         outputs=("logits",),
         heads=("ForConditionalGeneration", "MTModel"),
     ),
-    Task("summarization", _SEQ2SEQ, "text2text-generation", "next", ("logits",)),
-    Task("translation", _SEQ2SEQ, "text2text-generation", "next", ("logits",)),
-    Task("feature-extraction", "AutoModel", "feature-extraction", "vector", (HIDDEN,), ("Model",)),
-    Task("sentence-embeddings", "AutoModel", "feature-extraction", "vector", (HIDDEN,)),
+    Task("summarization", _SEQ2SEQ, "text2text-generation", NEXT, ("logits",)),
+    Task("translation", _SEQ2SEQ, "text2text-generation", NEXT, ("logits",)),
+    Task("feature-extraction", "AutoModel", "feature-extraction", VECTOR, (HIDDEN,), ("Model",)),
+    Task("sentence-embeddings", "AutoModel", "feature-extraction", VECTOR, (HIDDEN,)),
     Task(
         name="token-classification",
         auto="AutoModelForTokenClassification",
         exporter="token-classification",
-        answer="token",
+        answer=TOKEN,
         outputs=("logits",),
         heads=("ForTokenClassification",),
     ),
@@ -89,16 +78,17 @@ _ALL = (
         name="question-answering",
         auto="AutoModelForQuestionAnswering",
         exporter="question-answering",
-        answer="span",
+        answer=SPAN,
         outputs=("start_logits", "end_logits"),
         heads=("ForQuestionAnswering",),
+        pairs=True,
     ),
-    Task("fill-mask", "AutoModelForMaskedLM", "fill-mask", "token", ("logits",), ("ForMaskedLM",)),
+    Task("fill-mask", "AutoModelForMaskedLM", "fill-mask", TOKEN, ("logits",), ("ForMaskedLM",)),
     Task(
         name="multiple-choice",
         auto="AutoModelForMultipleChoice",
         exporter="multiple-choice",
-        answer="choice",
+        answer=CHOICE,
         outputs=("logits",),
         heads=("ForMultipleChoice",),
     ),

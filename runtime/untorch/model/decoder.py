@@ -15,7 +15,7 @@ from untorch.ort.session import Session, Value
 Array = NDArray[Any]
 
 _PAST, _PRESENT = "past_key_values.", "present."
-# The keys and values of the encoder's states: made by the first step, the same ever after.
+# The keys and values of the encoder's states: made by the encoder or by the first step, the same ever after.
 _CROSS = ".encoder."
 
 
@@ -54,14 +54,26 @@ class Decoder:
         self.input_names = frozenset(tensor.name for tensor in session.inputs)
         self._past = [tensor for tensor in session.inputs if tensor.name.startswith(_PAST)]
         outputs = {tensor.name for tensor in session.outputs}
-        if not self._past or any(_present(tensor.name) not in outputs for tensor in self._past):
+        own = [tensor.name for tensor in self._past if _CROSS not in tensor.name]
+        if not own or any(_present(name) not in outputs for name in own):
             raise TaskError(
                 f"{where} holds a decoder without a key-value cache; export it with one: `untorch export`, or "
                 "optimum-cli's tasks that end in -with-past and its merged decoder"
             )
-        self._first = [tensor.name for tensor in self._past]
-        self._later = [name for name in self._first if _CROSS not in name]
+        self._first = [tensor.name for tensor in self._past if _present(tensor.name) in outputs]
+        self._later = own
         self._merged = "use_cache_branch" in self.input_names
+
+    def begin(self, rows: int, encoded: Mapping[str, Value]) -> Cache | None:
+        """The cache before the first step, where an encoder has `encoded` its states' keys and values (outputs by name).
+
+        None where it has not, and the first step does.
+        """
+        if not encoded:
+            return None
+        empty = self._empty(rows)
+        cross = {name: encoded[_present(name)] for name in empty if _CROSS in name}
+        return Cache({**empty, **cross}, 0)
 
     def run(self, feeds: Mapping[str, Array | Value], cache: Cache | None) -> tuple[Array, Cache]:
         """Read `feeds["input_ids"]` (batch, sequence) after what is in the cache.

@@ -257,7 +257,7 @@ class AutoModelForSeq2SeqLM(GenerativeModel):
         first = self._integers("decoder_input_ids", decoder_input_ids).astype(np.int64)
         self._check_ids(first)
         state = _Seq2SeqState(self, ids, mask.astype(np.int64))
-        logits, cache = self.decoder.run({**state.feeds, "input_ids": first}, None)
+        logits, cache = self.decoder.run({**state.feeds, "input_ids": first}, state.cache)
         states = state.feeds["encoder_hidden_states"].numpy()
         return self.output_class({"logits": logits, "past_key_values": cache, "encoder_last_hidden_state": states})  # type: ignore[dict-item]
 
@@ -308,26 +308,27 @@ class _Seq2SeqState:
         self._decoder = model.decoder
         names = {tensor.name for tensor in model.encoder.inputs}
         feeds = {name: array for name, array in (("input_ids", ids), ("attention_mask", mask)) if name in names}
-        _, (states,) = model.encoder.run_values(feeds, [], ["last_hidden_state"])
+        encoded = [tensor.name for tensor in model.encoder.outputs if tensor.name.startswith("present.")]
+        _, (states, *values) = model.encoder.run_values(feeds, [], ["last_hidden_state", *encoded])
         self.feeds: dict[str, Any] = {"encoder_hidden_states": states, "encoder_attention_mask": mask}
-        self._cache: Cache | None = None
+        self.cache = self._decoder.begin(len(ids), dict(zip(encoded, values, strict=True)))
 
     def read(self, ids: Array) -> Array:
-        self._model._check_position(ids.shape[1] + (0 if self._cache is None else len(self._cache)))
-        logits, self._cache = self._decoder.run({**self.feeds, "input_ids": ids}, self._cache)
+        self._model._check_position(ids.shape[1] + (0 if self.cache is None else len(self.cache)))
+        logits, self.cache = self._decoder.run({**self.feeds, "input_ids": ids}, self.cache)
         return logits[:, -1].astype(np.float32)
 
     def repeat(self, times: int) -> None:
-        assert self._cache is not None
+        assert self.cache is not None
         session = self._decoder.session
         states = session.value(self.feeds["encoder_hidden_states"].numpy().repeat(times, 0))
         mask = self.feeds["encoder_attention_mask"].repeat(times, 0)
         self.feeds = {"encoder_hidden_states": states, "encoder_attention_mask": mask}
-        self._cache = self._cache.repeat(session, times)
+        self.cache = self.cache.repeat(session, times)
 
     def reorder(self, rows: Array) -> None:
-        assert self._cache is not None
-        self._cache = self._cache.reorder(self._decoder.session, rows)
+        assert self.cache is not None
+        self.cache = self.cache.reorder(self._decoder.session, rows)
 
 
 def _with_positions(ids: Array, mask: Array) -> dict[str, Any]:

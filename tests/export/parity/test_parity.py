@@ -15,9 +15,11 @@ from helpers.families import family
 from untorch.bundle.folder import Bundle
 from untorch_export import export as road
 from untorch_export import variants
+from untorch_export.answers import figures
+from untorch_export.checkpoint.inputs import encode
 from untorch_export.checkpoint.load import load
 from untorch_export.errors import ExportError, GateError
-from untorch_export.parity import answers, evalset, forward
+from untorch_export.parity import evalset, forward, gates
 from untorch_export.parity.reference import BATCHES, LENGTHS, Reference, grid
 
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
@@ -84,7 +86,7 @@ def test_a_row_that_feels_its_neighbours_is_found(checkpoint):
         outputs["logits"] += 0.6e-4 if len(inputs["input_ids"]) == 1 else -0.6e-4
 
     found = judge(checkpoint, spoil)
-    assert found.report["outputs"]["logits"]["max_abs_difference"] < forward.TOLERANCE
+    assert found.report["outputs"]["logits"]["max_abs_difference"] < gates.TOLERANCE
     assert found.report["row_alone"]["max_abs_difference"] == pytest.approx(1.2e-4, rel=0.1)
     assert found.verdict == "failed"
 
@@ -123,7 +125,7 @@ def test_labels_decide_where_they_are_given(checkpoint, tmp_path):
         texts = evalset.built_in(pairs=False)
         rows = []
         for text in texts.texts:
-            logits = reference(forward.encode(checkpoint, NAMES, [text], None))["logits"]
+            logits = reference(encode(checkpoint, NAMES, [text], None))["logits"]
             rows.append(f"{logits.argmax()}\t{text}")
     file = tmp_path / "dev.tsv"
     file.write_text("\n".join(["label\ttext", *rows]) + "\n")
@@ -135,7 +137,7 @@ def test_labels_decide_where_they_are_given(checkpoint, tmp_path):
         if len(inputs["input_ids"]) == 1 and (inputs["input_ids"] == first).all():
             outputs["logits"] = outputs["logits"][:, ::-1]
 
-    first = forward.encode(checkpoint, NAMES, [texts.texts[0]], None)["input_ids"]
+    first = encode(checkpoint, NAMES, [texts.texts[0]], None)["input_ids"]
     first_only = lambda inputs, outputs: (  # noqa: E731
         one_lost(inputs, outputs) if inputs["input_ids"].shape == first.shape else None
     )
@@ -204,20 +206,20 @@ tables = npst.arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(2, 5))
 
 @given(tables)
 def test_a_table_agrees_with_itself_and_its_probabilities_do_not_move(table):
-    found = answers.agreement([table], [table])
+    found = figures.agreement([table], [table])
     assert (found["rate"], found["ties"]) == (1, 0)
-    assert answers.probability_changes([table], [table])["max"] == 0
+    assert figures.probability_changes([table], [table])["max"] == 0
 
 
 @given(tables, st.floats(0, 0.015625, width=32))
 def test_a_change_smaller_than_half_a_tie_never_disagrees(table, change):
     noise = np.where(np.arange(table.size).reshape(table.shape) % 2, change, -change).astype(np.float32)
-    assert answers.agreement([table], [table + noise])["rate"] == 1
+    assert figures.agreement([table], [table + noise])["rate"] == 1
 
 
 def test_ties_are_counted_and_real_changes_are_not_excused():
     expected = [np.array([[1.0, 1.01], [0.0, 3.0]], np.float32)]
-    tie = answers.agreement(expected, [np.array([[1.1, 1.0], [0.0, 3.0]], np.float32)])
+    tie = figures.agreement(expected, [np.array([[1.1, 1.0], [0.0, 3.0]], np.float32)])
     assert tie == {"same": 2, "of": 2, "ties": 1, "rate": 1}
-    changed = answers.agreement(expected, [np.array([[1.0, 1.1], [3.0, 0.0]], np.float32)])
+    changed = figures.agreement(expected, [np.array([[1.0, 1.1], [3.0, 0.0]], np.float32)])
     assert changed["same"] == 1

@@ -1,23 +1,21 @@
 """PyTorch → ONNX, through Optimum's own description of each architecture and the TorchScript exporter.
 
-The graph has standard operators only, and the axes `batch` and `sequence`. Graphs from the dynamo exporter cannot
-be fused afterwards, and without fusion int8 is slow.
+The graph has standard operators only, and the axes `batch` and `sequence`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from untorch_export.checkpoint.tasks import HIDDEN, Task
+from untorch_export.checkpoint.inputs import place_marks
+from untorch_export.checkpoint.tasks import Task
 from untorch_export.errors import ExportError
 from untorch_export.graph import files
-from untorch_export.trace.patches import place_marks, traceable
+from untorch_export.trace.heads import hidden_states
+from untorch_export.trace.optimum.windows import traceable
 
 if TYPE_CHECKING:
-    import torch
     from onnx import ModelProto
     from transformers import PreTrainedModel
 
@@ -46,29 +44,6 @@ def convert(model: PreTrainedModel, task: Task, path: Path) -> None:
     files.save(converted, path)
 
 
-@contextmanager
-def hidden_states(model: PreTrainedModel, task: Task) -> Iterator[None]:
-    """While it lasts, a model with a head also returns its last hidden states, as the last of its outputs."""
-    if task.graph_outputs == task.outputs:
-        yield
-        return
-    captured: list[torch.Tensor] = []
-
-    def capture(_module: Any, _arguments: Any, output: Any) -> None:
-        captured.append(output[0])
-
-    def add(_module: Any, _arguments: Any, output: Any) -> dict[str, Any]:
-        return {**{name: output[name] for name in task.outputs}, HIDDEN: captured.pop()}
-
-    base = model.base_model if model.base_model is not model else model.get_decoder()
-    handles = [base.register_forward_hook(capture), model.register_forward_hook(add)]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 def _onnx_config(model: PreTrainedModel, task: Task) -> Any:
     """Optimum's description of the model, with this task's outputs and the bundle's axis names."""
     import optimum.exporters.onnx.model_configs  # noqa: F401  # fills the registry
@@ -92,16 +67,11 @@ def _onnx_config(model: PreTrainedModel, task: Task) -> Any:
     class Config(type(base)):  # type: ignore[misc]  # the base is known only here
         @property
         def inputs(self) -> dict[str, dict[int, str]]:
-            axes = ("batch", "choices", "sequence") if task.answer == "choice" else ("batch", "sequence")
-            return {name: dict(enumerate(axes)) for name in super().inputs if name in known}
+            return {name: dict(enumerate(task.answer.input_axes)) for name in super().inputs if name in known}
 
         @property
         def outputs(self) -> dict[str, dict[int, str]]:
-            second = {"row": {}, "choice": {1: "choices"}}
-            return {
-                name: {0: "batch", **({1: "sequence"} if task.per_token(name) else second[task.answer])}
-                for name in task.graph_outputs
-            }
+            return {name: dict(enumerate(task.answer.axes(name))) for name in task.graph_outputs}
 
         def generate_dummy_inputs(self, framework: str = "pt", **shapes: Any) -> dict[str, Any]:
             if model.config.model_type == "longformer":  # its padding to whole windows has to be traced, too

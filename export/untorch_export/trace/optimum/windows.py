@@ -12,6 +12,7 @@ from unittest import mock
 
 from untorch_export.checkpoint.tasks import Task
 from untorch_export.errors import ExportError
+from untorch_export.trace.heads import last_eos
 
 if TYPE_CHECKING:
     import torch
@@ -22,76 +23,16 @@ if TYPE_CHECKING:
 def traceable(model: PreTrainedModel, task: Task) -> Iterator[None]:
     """While it lasts, the model's code is fit for tracing."""
     if model.config.model_type == "longformer":
-        if task.answer == "choice":
+        if len(task.answer.input_axes) > 2:
             raise ExportError(
                 f"{type(model).__name__} cannot be converted to ONNX: its forward walks over the choices in Python "
                 "(_compute_global_attention_mask), and a traced graph keeps their number"
             )
         with _windows():
             yield
-    elif classifies_at_eos(model, task):
-        model.forward = _last_eos(model)
-        try:
+    else:
+        with last_eos(model, task):
             yield
-        finally:
-            del model.forward
-    else:
-        yield
-
-
-def place_marks(model: PreTrainedModel, task: Task, ids: Any, lengths: Any, spare: int) -> None:
-    """Give rows of random ids (rows, length) the marks without which the model refuses a text, and no others.
-
-    An encoder-decoder that classifies wants an eos at the end; Longformer's question answering three separators,
-    since it attends to the question from everywhere. `lengths` (rows,) are those without padding, and at least
-    `least_tokens`; `spare` is an id to put in a mark's place.
-    """
-    if classifies_at_eos(model, task):
-        mark, places = model.config.eos_token_id, [lengths - 1]
-    elif _asks_with_separators(model, task):
-        middle = (lengths - 1) // 2
-        mark, places = model.config.sep_token_id, [middle, middle + 1, lengths - 1]
-    else:
-        return
-    ids[ids == mark] = spare
-    for place in places:
-        ids[range(len(ids)), place] = mark
-
-
-def least_tokens(model: PreTrainedModel, task: Task) -> int:
-    """The fewest tokens that a text can have."""
-    return 4 if _asks_with_separators(model, task) else 1
-
-
-def _asks_with_separators(model: PreTrainedModel, task: Task) -> bool:
-    return task.answer == "span" and model.config.model_type == "longformer"
-
-
-def classifies_at_eos(model: PreTrainedModel, task: Task) -> bool:
-    """Whether the model is an encoder-decoder whose classification head reads the last eos token of a text."""
-    return task.answer == "row" and bool(model.config.is_encoder_decoder) and hasattr(model, "classification_head")
-
-
-def _last_eos(model: PreTrainedModel) -> Any:
-    """Classify at the last eos token of each row.
-
-    transformers takes all eos tokens out and asks for the same number in each row. A text that spells one out would
-    then break the batch that it happens to be in.
-    """
-    import torch
-    from transformers.modeling_outputs import Seq2SeqSequenceClassifierOutput
-
-    def forward(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Seq2SeqSequenceClassifierOutput:
-        # BART shifts the text by itself, T5 leaves that to its heads.
-        shifted = {"decoder_input_ids": model._shift_right(input_ids)} if hasattr(model, "_shift_right") else {}
-        states = model.base_model(input_ids, attention_mask=attention_mask, **shifted)[0]
-        rows, length = torch.arange(input_ids.shape[0]), torch.arange(input_ids.shape[1])
-        is_eos = input_ids.eq(model.config.eos_token_id)
-        # A row without any has its last one behind the end, where there is nothing to be read: an error, as there.
-        last = torch.where(is_eos.any(-1), (is_eos * length).argmax(-1), input_ids.shape[1])
-        return Seq2SeqSequenceClassifierOutput(logits=model.classification_head(states[rows, last]))
-
-    return forward
 
 
 @contextmanager

@@ -1,65 +1,19 @@
-"""What a model's outputs answer, and whether two models answer the same.
-
-Every kind of answer becomes one table a row of a batch, `scores` (decisions, choices): one decision over the labels
-for a classifier, one a token for a tagger, two over the positions for a question, one yes or no a label for many
-labels at once.
-"""
+"""Figures that compare two models' answers: agreement, probabilities, cosines, correlation."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from untorch_export.checkpoint.tasks import HIDDEN, Task
-from untorch_export.parity.reference import Arrays
-
-Scores = NDArray[np.float32]
+from untorch_export.answers.base import Scores
 
 # Two labels whose odds PyTorch itself puts within 5 % of each other are a tie: neither is the right one, and which
 # comes out first is rounding. Untrained weights give many of those. Choosing the other one counts as agreeing, and
 # the report says how often that happened.
 TIE = 0.05
-
-Kind = Literal["labels", "flags", "value", "vector"]
-
-
-@dataclass(frozen=True)
-class Reader:
-    """Reads one task's answers out of a model's outputs."""
-
-    task: Task
-    kind: Kind
-
-    @classmethod
-    def of(cls, task: Task, config: dict[str, Any]) -> Reader:
-        """The reader for a task; a one-label head is a regression, and a multi-label one answers every label."""
-        if task.answer == "vector":
-            return cls(task, "vector")
-        if task.answer == "row" and len(config.get("id2label") or ()) == 1:
-            return cls(task, "value")
-        if task.answer == "row" and config.get("problem_type") == "multi_label_classification":
-            return cls(task, "flags")
-        return cls(task, "labels")
-
-    def read(self, outputs: Arrays, mask: NDArray[Any]) -> list[Scores]:
-        """One table a row of the batch. `mask` (batch, sequence) says which positions are real."""
-        return [self._row(outputs, row, mask[row].astype(bool)) for row in range(len(mask))]
-
-    def _row(self, outputs: Arrays, row: int, real: NDArray[np.bool_]) -> Scores:
-        if self.kind == "vector":
-            return outputs[HIDDEN][row][real]
-        if self.task.answer == "span":
-            return np.stack([outputs[name][row][real] for name in self.task.outputs])
-        logits: Scores = outputs["logits"][row]
-        if self.task.answer == "token":
-            return logits[real]
-        if self.kind == "flags":  # softmax over (0, x) is the sigmoid of x
-            return np.stack([np.zeros_like(logits), logits], axis=-1)
-        return logits[None]
 
 
 def agreement(expected: Sequence[Scores], got: Sequence[Scores]) -> dict[str, Any]:

@@ -1,0 +1,55 @@
+"""What is done to a graph of PyTorch's exporter: the bundle's axis names, and what ONNX Runtime asks for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from untorch_export.graph import files
+from untorch_export.graph.portable import expand_rotary_caches
+from untorch_export.graph.rewriting import Graph
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto, ValueInfoProto
+
+Axes = Mapping[int, str]
+
+# PyTorch's names for sizes that it does not know, alone or in a sum.
+_SYMBOL = re.compile(r"\b[su]\d+\b")
+
+
+def clean(model: ModelProto, inputs: Mapping[str, Axes], outputs: Mapping[str, Axes]) -> ModelProto:
+    """A traced graph as the bundle has it.
+
+    Axes get the names in `inputs` and `outputs`, inputs that nothing reads go, and rotary caches get the batch axis
+    that ONNX Runtime wants.
+    """
+    _name_axes(model.graph, {**inputs, **outputs})
+    graph = Graph(model)
+    graph.drop_unused()
+    graph.inputs = [value for value in graph.inputs if graph.readers(value.name) or graph.gives(value.name)]
+    return expand_rotary_caches(graph.finish())
+
+
+def _name_axes(graph: GraphProto, names: Mapping[str, Axes]) -> None:
+    """PyTorch names an axis once for every input that has it, and by numbers; a size may be a sum of others."""
+    known = {
+        axis: names[value.name][index]
+        for value in graph.input
+        for index, axis in enumerate(_axes(value))
+        if isinstance(axis, str) and _SYMBOL.fullmatch(axis) and index in names[value.name]
+    }
+
+    def renamed(axis: str | int) -> str | int:
+        return axis if isinstance(axis, int) else _SYMBOL.sub(lambda found: known.get(found[0], found[0]), axis)
+
+    for value in (*graph.input, *graph.output):
+        if value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape"):
+            given = names.get(value.name, {})
+            files.set_shape(value, tuple(given.get(index) or renamed(axis) for index, axis in enumerate(_axes(value))))
+
+
+def _axes(value: ValueInfoProto) -> Iterator[str | int]:
+    for dimension in value.type.tensor_type.shape.dim:
+        yield dimension.dim_param or dimension.dim_value

@@ -1,0 +1,87 @@
+"""Decoder-only models that generate: one graph, whose cache may be empty."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from untorch_export.graph import files
+from untorch_export.trace.dynamo import caches, patches, samples
+from untorch_export.trace.dynamo.program import Axes, convert
+from untorch_export.trace.dynamo.ties import share_transposed
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+# How many tokens the sample has read before, and how many it reads: one would stay one.
+PAST, SEQUENCE = 5, 3
+# Axes: of what is read, of a cache before, and of what is there after.
+TEXT: Axes = {0: "batch", 1: "sequence"}
+PAST_CACHE: Axes = {0: "batch", 2: "past_sequence"}
+PRESENT_CACHE: Axes = {0: "batch", 2: "past_sequence + sequence"}
+
+
+def trace(model: PreTrainedModel, folder: Path) -> dict[str, Path]:
+    """Write `model.onnx`: ids, mask, positions and a cache in; logits and the cache after them out."""
+    sample, past = _sample(model)
+    inputs = caches.named(past, "past_key_values")
+    axes = {**dict.fromkeys(sample, TEXT), **dict.fromkeys(inputs, PAST_CACHE)}
+    axes["attention_mask"] = {0: "batch", 1: PRESENT_CACHE[2]}
+    outputs = {"logits": TEXT, **dict.fromkeys(caches.named(past, "present"), PRESENT_CACHE)}
+    with patches.applied(model):
+        graph = convert(_module(model, [*sample, *inputs]), {**sample, **inputs}, axes, outputs)
+    share_transposed(graph)
+    path = folder / "model.onnx"
+    files.save(graph, path)
+    return {"model": path}
+
+
+def _module(model: PreTrainedModel, names: list[str]) -> torch.nn.Module:
+    from torch import nn
+
+    class Decoder(nn.Module):
+        """The model, called with tensors in the order of `names`, the cache's among them."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+            given = dict(zip(names, tensors, strict=True))
+            past = caches.unnamed(given)
+            text = {name: tensor for name, tensor in given.items() if not name.startswith("past_key_values")}
+            outputs = model(**text, past_key_values=caches.filled(past), use_cache=True, return_dict=True)
+            present = caches.read(outputs.past_key_values, model)
+            return (outputs.logits, *caches.named(present, "present").values())
+
+    return Decoder().eval()
+
+
+def _sample(model: PreTrainedModel) -> tuple[dict[str, Any], caches.Layers]:
+    """Two texts, one of them padded on the left, and the cache of the tokens before."""
+    import torch
+
+    mask = torch.ones(samples.BATCH, PAST + SEQUENCE, dtype=torch.long)
+    mask[1, :2] = 0
+    ids = samples.ids(model, samples.BATCH, PAST + SEQUENCE)
+    sample = {"input_ids": ids[:, PAST:], "attention_mask": mask}
+    if _reads_positions(model):
+        sample["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, PAST:]
+    with torch.no_grad():
+        read = model(input_ids=ids[:, :PAST], past_key_values=caches.empty(), use_cache=True)
+    return sample, caches.read(read.past_key_values, model)
+
+
+def _reads_positions(model: PreTrainedModel) -> bool:
+    """Whether the model takes positions, and counts them from 0: RoBERTa's begin behind the padding's id."""
+    import torch
+
+    if not samples.accepts(model, "position_ids"):
+        return False
+    ids = samples.ids(model, samples.BATCH, SEQUENCE)
+    positions = torch.arange(SEQUENCE).expand(samples.BATCH, -1)
+    with torch.no_grad():
+        own, ours = model(input_ids=ids).logits, model(input_ids=ids, position_ids=positions).logits
+    return bool(torch.allclose(own, ours, rtol=1e-4, atol=1e-5))

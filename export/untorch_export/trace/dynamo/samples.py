@@ -1,0 +1,35 @@
+"""What a model is called with while it is traced: small, and no size that PyTorch would take for a fixed one."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# PyTorch would keep a size of one.
+BATCH, SEQUENCE = 2, 17
+
+
+def vocabulary(model: PreTrainedModel) -> int:
+    """How many ids the model has."""
+    config = model.config.get_text_config()
+    return int(getattr(config, "vocab_size", None) or model.get_input_embeddings().weight.shape[0])
+
+
+def accepts(model: PreTrainedModel, name: str) -> bool:
+    """Whether the model's forward names an argument."""
+    return name in inspect.signature(type(model).forward).parameters
+
+
+def ids(model: PreTrainedModel, rows: int, length: int, seed: int = 0) -> Any:
+    """Random ids (rows, length) without the padding's, which some models take for a position that is not there."""
+    import torch
+
+    count, pad = vocabulary(model), getattr(model.config.get_text_config(), "pad_token_id", None)
+    drawn = np.random.default_rng(seed).integers(0, count - 1, (rows, length))
+    drawn[drawn >= (count if pad is None or pad < 0 else pad)] += 1
+    return torch.from_numpy(drawn)

@@ -105,14 +105,15 @@ def _graphs(model: Any, config: dict[str, Any], folder: Path) -> dict[str, dict[
     from untorch_export.graph.fp16 import take_int32, to_fp16
     from untorch_export.graph.masks import as_bias
     from untorch_export.graph.packing import pack
+    from untorch_export.graph.rewriting import Graph
 
     plain = folder / "model.onnx"
     standard = onnx.load(str(plain))
     plain.with_name("model.onnx_data").unlink(missing_ok=True)
-    for position in range(len(standard.graph.output) - 1, -1, -1):
-        if standard.graph.output[position].name != "logits":
-            del standard.graph.output[position]
-    files.drop_unused(standard.graph)
+    graph = Graph(standard)
+    graph.outputs = [value for value in graph.outputs if value.name == "logits"]
+    graph.drop_unused()
+    standard = graph.finish()
     for value in standard.graph.input:
         files.set_shape(value, ("batch", "sequence"))
     files.set_shape(standard.graph.output[0], ("batch", model.config.num_labels))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -158,9 +158,7 @@ def _move_out(tensor: TensorProto, raw: bytes, place: tuple[str, int]) -> None:
 
 
 def _write(model: ModelProto, path: Path) -> None:
-    _anonymise(model.graph)
-    model.doc_string = ""
-    del model.metadata_props[:]
+    anonymise(model)
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
@@ -213,49 +211,17 @@ def describe(
 
 
 def fused(model: ModelProto) -> dict[str, int]:
-    """How many of each of the fused operators of ONNX Runtime and of untorch-kernels a graph has."""
-    counts = Counter(node.op_type for node in model.graph.node if node.domain in ("com.microsoft", DOMAIN))
+    """How many of each of the fused operators of ONNX Runtime and of untorch-kernels a graph has.
+
+    The standard's own `Attention` counts where it takes arrays that are not split into heads.
+    """
+    counts = Counter(node.op_type for node in model.graph.node if _is_fused(node))
     return {name: counts[name] for name in _FUSED if counts[name]}
 
 
-def reads(node: NodeProto) -> Iterator[str]:
-    """The names that a node reads, those in its branches included."""
-    yield from node.input
-    for attribute in node.attribute:
-        for inner in attribute.g.node:
-            yield from reads(inner)
-
-
-def check(model: ModelProto) -> None:
-    """Raise onnx's ValidationError for a malformed graph. Operators of ONNX Runtime's own pass unseen.
-
-    Some of those it keeps in the standard's name space, where the checker would look for them.
-    """
-    import onnx
-
-    own = [node for node in model.graph.node if node.op_type == "SimplifiedLayerNormalization" and not node.domain]
-    for node in own:
-        node.domain = "com.microsoft"
-    try:
-        onnx.checker.check_model(model)
-    finally:
-        for node in own:
-            node.domain = ""
-
-
-def drop_unused(graph: GraphProto) -> None:
-    """Remove every node and initializer that no output of the graph needs."""
-    needed = {value.name for value in graph.output}
-    kept = []
-    for node in reversed(graph.node):
-        if needed.intersection(node.output):
-            kept.append(node)
-            needed.update(reads(node))
-    del graph.node[:]
-    graph.node.extend(reversed(kept))
-    initializers = [tensor for tensor in graph.initializer if tensor.name in needed]
-    del graph.initializer[:]
-    graph.initializer.extend(initializers)
+def _is_fused(node: NodeProto) -> bool:
+    unsplit = any(attribute.name == "q_num_heads" and attribute.i for attribute in node.attribute)
+    return node.domain in ("com.microsoft", DOMAIN) or unsplit
 
 
 def set_shape(value: ValueInfoProto, axes: tuple[str | int, ...]) -> None:
@@ -270,16 +236,32 @@ def set_shape(value: ValueInfoProto, axes: tuple[str | int, ...]) -> None:
             dimension.dim_value = axis
 
 
+def anonymise(model: ModelProto) -> None:
+    """Take out of a model, in place, what names the machine that made it and what no reader of it needs.
+
+    The exporters write doc strings and metadata with stack traces and paths of their machine, for each node, weight and
+    value. The types and shapes of values inside the graph go too: every runtime infers them, and they are a third of
+    the graph file of a small decoder.
+    """
+    model.doc_string = ""
+    del model.metadata_props[:]
+    _anonymise(model.graph)
+    for function in model.functions:
+        _clean(function, *function.node, *function.value_info)
+
+
 def _anonymise(graph: GraphProto) -> None:
-    """Drop doc strings and metadata, which hold stack traces and paths of the exporting machine."""
-    graph.doc_string = ""
-    del graph.metadata_props[:]
-    for item in (*graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info):
-        item.doc_string = ""
-        if hasattr(item, "metadata_props"):
-            del item.metadata_props[:]
+    _clean(graph, *graph.node, *graph.initializer, *graph.input, *graph.output)
+    del graph.value_info[:]
     for node in graph.node:
         for attribute in node.attribute:
             attribute.doc_string = ""
             if attribute.HasField("g"):
                 _anonymise(attribute.g)
+
+
+def _clean(*items: Any) -> None:
+    for item in items:
+        item.doc_string = ""
+        if hasattr(item, "metadata_props"):  # onnx before 1.16 has it for models alone
+            del item.metadata_props[:]

@@ -10,14 +10,13 @@ sum in fp32 inside.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Container
 
 import numpy as np
+import onnx
+from onnx import TensorProto, helper
 
-from untorch_export.graph import files
-
-if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
+from untorch_export.graph.rewriting import CONTRIB, Graph, attribute, node
 
 # What a masked score is lowered by. Its exponential is 0 beside any real score, and three of them fit in fp16.
 MASKED = -20000.0
@@ -35,135 +34,114 @@ _ANGLES = ("Sin", "Cos")
 _FP32 = ("Pow", "ReduceMean", "ReduceSum", "ReduceL2", "Sqrt", "Reciprocal", "Softmax", "LogSoftmax")
 
 
-def to_fp16(fused: ModelProto) -> ModelProto:
+def to_fp16(fused: onnx.ModelProto) -> onnx.ModelProto:
     """A new model that computes in fp16 what `fused` does in fp32. Its inputs and outputs keep their types."""
-    import onnx
     from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
-    from onnxruntime.transformers.onnx_model import OnnxModel
 
-    model = onnx.ModelProto()
-    model.CopyFrom(fused)
-    _soften_masks(model)
+    graph = Graph(fused)
+    _soften_masks(graph)
+    for position, item in enumerate(graph.nodes):  # nodes are told apart by their names from here on
+        item.name = item.name or f"{item.op_type}.{position}"
+    blocked = {*DEFAULT_OP_BLOCK_LIST, *_FP32, *_ANGLES}
+    kept = [*_between(graph, blocked), *_from_positions(graph)]
+    model = graph.finish()
     _annotate(model)
-    for position, node in enumerate(model.graph.node):
-        node.name = node.name or f"{node.op_type}.{position}"
-    blocked = [*DEFAULT_OP_BLOCK_LIST, *_FP32, *_ANGLES]
-    converted = convert_float_to_float16(
-        model,
-        keep_io_types=True,
-        op_block_list=blocked,
-        node_block_list=[*_between(model, blocked), *_from_positions(model)],
+    converted = Graph(
+        convert_float_to_float16(model, keep_io_types=True, op_block_list=list(blocked), node_block_list=kept)
     )
     _join_casts(converted)
-    OnnxModel(converted).topological_sort()
-    files.drop_unused(converted.graph)
-    del converted.graph.value_info[:]
-    return converted
+    converted.drop_unused()
+    converted.sort()
+    return converted.finish()
 
 
-def take_int32(model: ModelProto) -> ModelProto:
-    """Let a model take its ids and masks as int32, in place: half the bytes to copy, and the type attention wants.
+def take_int32(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A new model that takes its ids and masks as int32: half the bytes to copy, and the type attention wants.
 
     Operators that want int64 get it from one cast. An input that a branch or a loop reads keeps its type.
     """
-    from onnx import TensorProto, helper
-
-    casts: list[NodeProto] = []
-    for value in model.graph.input:
+    graph = Graph(model)
+    for value in graph.inputs:
         name, wide = value.name, f"{value.name}.int64"
-        readers = [node for node in model.graph.node if name in files.reads(node)]
-        if value.type.tensor_type.elem_type != TensorProto.INT64 or any(name not in node.input for node in readers):
+        readers = graph.readers(name)
+        if value.type.tensor_type.elem_type != TensorProto.INT64 or any(name not in item.input for item in readers):
             continue
         value.type.tensor_type.elem_type = TensorProto.INT32
-        for node in readers:
-            if _casts_to(node, TensorProto.INT32):
-                _rename(model, node.output[0], name)
-            elif not _takes_int32(node, name):
-                node.input[:] = [wide if given == name else given for given in node.input]
-                if wide not in {cast.output[0] for cast in casts}:
-                    casts.append(helper.make_node("Cast", [name], [wide], to=TensorProto.INT64))
-    nodes = [*casts, *model.graph.node]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    files.drop_unused(model.graph)
-    return model
+        for item in readers:
+            if _casts_to(item, TensorProto.INT32):
+                graph.redirect(item.output[0], name)
+            elif not _takes_int32(item, name):
+                graph.set_inputs(item, [wide if given == name else given for given in item.input])
+        if graph.readers(wide):
+            graph.prepend(node("Cast", [name], wide, to=TensorProto.INT64))
+    graph.drop_unused()
+    return graph.finish()
 
 
-def _takes_int32(node: NodeProto, name: str) -> bool:
+def _takes_int32(item: onnx.NodeProto, name: str) -> bool:
     """Whether a node that reads `name` takes int32 for it as well, and gives the same as for int64."""
-    return node.op_type in ("Shape", "Cast") or (node.op_type == "Gather" and node.input[0] != name)
+    return item.op_type in ("Shape", "Cast") or (item.op_type == "Gather" and item.input[0] != name)
 
 
-def _casts_to(node: NodeProto, kind: int) -> bool:
-    return node.op_type == "Cast" and node.attribute[0].i == kind
+def _casts_to(item: onnx.NodeProto, kind: int) -> bool:
+    return item.op_type == "Cast" and attribute(item, "to", None) == kind
 
 
-def _rename(model: ModelProto, old: str, new: str) -> None:
-    for node in model.graph.node:
-        node.input[:] = [new if name == old else name for name in node.input]
-
-
-def _soften_masks(model: ModelProto) -> None:
+def _soften_masks(graph: Graph) -> None:
     """Raise what masks add to the scores from fp32's lowest number to MASKED."""
-    from onnx import TensorProto, numpy_helper
+    constants = [item.output[0] for item in graph.of("Constant") if graph.is_constant(item.output[0])]
+    for name in (*graph.weights, *constants):
+        values = graph.constant(name)
+        if values.dtype == np.float32 and values.size and values.min() < _MASK_BELOW:
+            graph.set_constant(name, np.where(values < _MASK_BELOW, np.float32(MASKED), values))
+    for item in graph.of("ConstantOfShape"):
+        filled = attribute(item, "value", None)
+        if filled is not None and filled.data_type == TensorProto.FLOAT:
+            value = onnx.numpy_helper.to_array(filled)
+            if value.min() < _MASK_BELOW:
+                item.attribute[0].t.CopyFrom(onnx.numpy_helper.from_array(np.full_like(value, MASKED)))
 
-    constants = [node.attribute[0].t for node in model.graph.node if node.op_type in ("Constant", "ConstantOfShape")]
-    for tensor in (*model.graph.initializer, *constants):
-        if tensor.data_type != TensorProto.FLOAT:
-            continue
-        values = numpy_helper.to_array(tensor)
-        if values.size and values.min() < _MASK_BELOW:
-            name = tensor.name
-            tensor.CopyFrom(numpy_helper.from_array(np.where(values < _MASK_BELOW, MASKED, values).astype("f4"), name))
 
-
-def _between(model: ModelProto, blocked: list[str]) -> list[str]:
+def _between(graph: Graph, blocked: Container[str]) -> list[str]:
     """Names of nodes that lie between operators which stay in fp32, such as what is added to a variance."""
-    producers = {name: node for node in model.graph.node if node.op_type != "Constant" for name in node.output}
-    inside = {node.name for node in model.graph.node if node.op_type in blocked}
+    inside = {item.name for item in graph.nodes if item.op_type in blocked}
     names = []
-    for node in model.graph.node:
-        made_by = {producers[name].name for name in node.input if name in producers}
-        readers = {other.name for other in model.graph.node if set(node.output) & set(other.input)}
-        if node.name not in inside and made_by and readers and made_by <= inside and readers <= inside:
-            inside.add(node.name)
-            names.append(node.name)
+    for item in graph.nodes:
+        producers = [made_by for name in item.input if (made_by := graph.producer(name)) is not None]
+        above = {made_by.name for made_by in producers if made_by.op_type != "Constant"}
+        below = {reader.name for name in item.output for reader in graph.readers(name)}
+        if item.name not in inside and above and below and above <= inside and below <= inside:
+            inside.add(item.name)
+            names.append(item.name)
     return names
 
 
-def _from_positions(model: ModelProto) -> list[str]:
+def _from_positions(graph: Graph) -> list[str]:
     """Names of nodes on the way to an angle or to a whole number, which half precision would change."""
-    from onnx import TensorProto
-
-    producers = {name: node for node in model.graph.node for name in node.output}
     whole = (TensorProto.INT32, TensorProto.INT64)
-    ends = [n for n in model.graph.node if n.op_type in _ANGLES or any(_casts_to(n, kind) for kind in whole)]
+    ends = [n for n in graph.nodes if n.op_type in _ANGLES or any(_casts_to(n, kind) for kind in whole)]
     found: set[str] = set()
     while ends:
-        for node in filter(None, map(producers.get, ends.pop().input)):
-            if node.op_type in _STEPS and node.name not in found:
-                found.add(node.name)
-                ends.append(node)
+        for item in filter(None, map(graph.producer, ends.pop().input)):
+            if item.op_type in _STEPS and item.name not in found:
+                found.add(item.name)
+                ends.append(item)
     return sorted(found)
 
 
-def _join_casts(model: ModelProto) -> None:
+def _join_casts(graph: Graph) -> None:
     """Let fp32 operators that follow one another hand on fp32: the conversion puts fp16 between any two."""
-    halves = {node.output[0]: node.input[0] for node in model.graph.node if node.name.endswith("_cast_to_fp16_node")}
-    wholes = {
-        node.output[0]: halves[node.input[0]]
-        for node in model.graph.node
-        if node.name.endswith("_cast_to_fp32_node") and node.input[0] in halves
-    }
-    for node in model.graph.node:
-        node.input[:] = [wholes.get(name, name) for name in node.input]
+    for back in graph.of("Cast"):
+        half = graph.producer(back.input[0])
+        if half is None or not half.name.endswith("_cast_to_fp16_node"):
+            continue
+        if back.name.endswith("_cast_to_fp32_node"):
+            graph.redirect(back.output[0], half.input[0])
 
 
-def _annotate(model: ModelProto) -> None:
+def _annotate(model: onnx.ModelProto) -> None:
     """State the type of what ONNX Runtime's own operators give, which ONNX's inference does not know."""
-    from onnx import TensorProto, helper
-
-    known = {value.name for value in (*model.graph.value_info, *model.graph.output)}
-    for node in model.graph.node:
-        if node.domain == "com.microsoft" and node.output[0] not in known:
-            model.graph.value_info.append(helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, None))
+    known = {value.name for value in model.graph.output}
+    for item in model.graph.node:
+        if item.domain == CONTRIB and item.output[0] not in known:
+            model.graph.value_info.append(helper.make_tensor_value_info(item.output[0], TensorProto.FLOAT, None))

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper
 
 from untorch.bundle.config import ModelConfig
-from untorch_export.graph import files
-from untorch_export.graph.attention import fuse_attention
+from untorch_export.graph import files, softmax
+from untorch_export.graph.rewriting import CONTRIB, Graph, attribute, node
+from untorch_export.graph.shapes import infer
+from untorch_export.graph.standard import fuse_standard, is_standard, obstacle
 
-if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
 
-
-def fuse(path: Path, config: dict[str, Any], *, device: str = "cpu") -> ModelProto:
-    """The fp32 graph of `path` with one `MultiHeadAttention` node a layer.
+def fuse(path: Path, config: dict[str, Any], *, device: str = "cpu") -> onnx.ModelProto:
+    """The fp32 graph of `path` with one node for each layer of attention.
 
     For the CPU nothing else is fused that it runs faster apart: ONNX Runtime's SkipLayerNormalization takes several
-    times as long there as Add followed by LayerNormalization. A card pays for every launch instead. The mask stays
+    times as long there as Add followed by LayerNormalization. A GPU pays for every launch instead. The mask stays
     two-dimensional, so that padding on either side is right. `config` is the model's full configuration; heads and
     hidden size come from it where it has them.
     """
-    from onnx.helper import make_opsetid
     from onnxruntime.transformers.fusion_options import FusionOptions
     from onnxruntime.transformers.optimizer import optimize_model
 
@@ -38,71 +41,86 @@ def fuse(path: Path, config: dict[str, Any], *, device: str = "cpu") -> ModelPro
     options.enable_rotary_embeddings = False
     known = ModelConfig(config)
     heads = int(known.get("num_attention_heads") or 0)
+    graph = Graph(files.load(path))
+    fuse_standard(graph, grouped=device == "cpu")
+    _take_known_forms(graph, device)
+    prepared = graph.finish()
+    prepared.producer_name = "pytorch"  # the optimizer warns of any other
     with redirect_stdout(StringIO()):  # it prints where it cannot infer a shape, and goes on
         model = optimize_model(
-            str(path),
+            prepared,
             model_type="bert",
             num_heads=heads,
             hidden_size=int(known.get("hidden_size") or 0),
             opt_level=0,
             optimization_options=options,
         ).model
-    fuse_attention(model, heads)
-    _unflatten(model)
-    if all(opset.domain != "com.microsoft" for opset in model.opset_import):
-        model.opset_import.append(make_opsetid("com.microsoft", 1))
-    return model
+    graph = Graph(model)
+    softmax.fuse_softmax(graph, heads)
+    _unflatten(graph)
+    return graph.finish()
 
 
-def _unflatten(model: ModelProto) -> None:
-    """Make products of whole rows of what GPT-2's Conv1D traces to: rows made flat, `Gemm`, and back, in place.
+def _take_known_forms(graph: Graph, device: str) -> None:
+    """Give operators that the standard has since opset 17 the forms that ONNX Runtime's optimizer knows."""
+    for gelu in graph.of("Gelu"):
+        if not gelu.domain:
+            kind = "FastGelu" if attribute(gelu, "approximate", b"none") == b"tanh" else "Gelu"
+            graph.replace(gelu, [node(kind, gelu.input, gelu.output[0], domain=CONTRIB)])
+    if device != "cuda":
+        return
+    for norm in graph.of("LayerNormalization"):  # it fails where a norm before which something is added has no bias
+        scale = norm.input[1]
+        if len(norm.input) < 3 and graph.is_constant(scale):
+            zeros = graph.add_constant(f"{scale}.no_bias", np.zeros_like(graph.constant(scale)))
+            graph.set_inputs(norm, [norm.input[0], scale, zeros])
+
+
+def _unflatten(graph: Graph) -> None:
+    """Make products of whole rows of what GPT-2's Conv1D traces to: rows made flat, `Gemm`, and back.
 
     What is quantised is `MatMul` with a constant matrix.
     """
-    from onnx import helper
+    for gemm in graph.of("Gemm"):
+        flat = graph.upstream(gemm.input[0], "Reshape")
+        back = graph.downstream(gemm.output[0], "Reshape")
+        if not flat or not back or not _plain(gemm) or not all(map(graph.is_constant, gemm.input[1:])):
+            continue
+        product, result = f"{gemm.output[0]}.product", back[0].output[0]
+        graph.remove(*back)
+        graph.replace(gemm, [
+            helper.make_node("MatMul", [flat[0].input[0], gemm.input[1]], [product], f"{gemm.name}.product"),
+            helper.make_node("Add", [product, gemm.input[2]], [result], f"{gemm.name}.sum"),
+        ])  # fmt: skip
+    graph.drop_unused()
 
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    producers = {name: node for node in model.graph.node for name in node.output}
-    readers: dict[str, list[NodeProto]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    nodes: list[NodeProto] = []
-    for node in model.graph.node:
-        flat, back = producers.get(node.input[0]) if node.input else None, readers.get(node.output[0], [])
-        plain = all(attribute.f == 1 for attribute in node.attribute if attribute.name in ("alpha", "beta"))
-        plain = plain and not any(attribute.i for attribute in node.attribute if attribute.name.startswith("trans"))
-        if (
-            node.op_type == "Gemm"
-            and plain
-            and flat is not None
-            and flat.op_type == "Reshape"
-            and [reader.op_type for reader in back] == ["Reshape"]
-            and len(node.input) == 3
-            and all(name in constants for name in node.input[1:])
-        ):
-            product, result = f"{node.output[0]}.product", back[0].output[0]
-            nodes.append(helper.make_node("MatMul", [flat.input[0], node.input[1]], [product], f"{node.name}.product"))
-            nodes.append(helper.make_node("Add", [product, node.input[2]], [result], f"{node.name}.sum"))
-            back[0].output[0] = f"{result}.flat"
-        else:
-            nodes.append(node)
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    files.drop_unused(model.graph)
+
+def _plain(gemm: onnx.NodeProto) -> bool:
+    """Whether a Gemm is a product and a sum, with nothing scaled or turned round."""
+    turned = any(attribute(gemm, name, 0) for name in ("transA", "transB"))
+    return len(gemm.input) == 3 and not turned and all(attribute(gemm, name, 1) == 1 for name in ("alpha", "beta"))
 
 
 def layers(path: Path) -> int:
     """How many attention layers the graph of `path` has, cross-attention counted, and so how many should be fused.
 
-    Each has one softmax, over its scores.
+    Each is an `Attention` of the standard's, or has one softmax, over its scores.
     """
-    import onnx
-
     nodes = onnx.load(str(path), load_external_data=False).graph.node
-    return sum(node.op_type == "Softmax" for node in nodes)
+    return sum(item.op_type == "Softmax" or is_standard(item) for item in nodes)
 
 
 def fused_attention(counts: dict[str, int]) -> int:
     """How many attention layers of a graph are one operator each, from its counts of fused operators."""
     return sum(counts.get(name, 0) for name in files.ATTENTION)
+
+
+def unfused(model: onnx.ModelProto) -> dict[str, int]:
+    """How many attention layers a fused graph has that are not fused, by the reason, in words."""
+    graph = Graph(model)
+    if not any(item.op_type == "Softmax" or is_standard(item) for item in graph.nodes):
+        return {}
+    shapes = infer(graph)
+    reasons = [obstacle(item, shapes) for item in graph.nodes if is_standard(item)]
+    reasons += [softmax.obstacle(graph, item) for item in graph.of("Softmax")]
+    return dict(Counter(reason for reason in reasons if reason is not None))

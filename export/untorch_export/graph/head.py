@@ -7,11 +7,13 @@ selection of the token moves up, past every operator that treats tokens one by o
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
 
-from untorch_export.graph.files import check, drop_unused
+from untorch_export.graph.attention import read
+from untorch_export.graph.rewriting import Graph, attribute, node
 
 # What the selected row of a tensor is called.
 SELECTED = ".selected"
@@ -29,99 +31,77 @@ def head_only(model: onnx.ModelProto, output: str) -> onnx.ModelProto | None:
     Gives a new model that shares its weights' names with `model`, or None where the head does not select one token
     of a (batch, sequence, hidden) tensor with `Gather`, so that there is nothing to cut.
     """
-    cut = onnx.ModelProto()
-    cut.CopyFrom(model)
-    graph = cut.graph
-    for position in range(len(graph.output) - 1, -1, -1):
-        if graph.output[position].name != output:
-            del graph.output[position]
-    drop_unused(graph)
-    selection = next((node for node in graph.node if _selects_a_token(graph, node)), None)
-    if selection is None or not _cut(graph, selection):
+    graph = Graph(model)
+    graph.outputs = [value for value in graph.outputs if value.name == output]
+    graph.drop_unused()
+    selection = next((item for item in graph.nodes if _selects_a_token(graph, item)), None)
+    if selection is None:
         return None
-    drop_unused(graph)
-    del graph.value_info[:]
-    check(cut)
-    return cut
-
-
-def _cut(graph: onnx.GraphProto, selection: onnx.NodeProto) -> bool:
-    """Make every node above the selection that can work on the selected row alone do so. False if none can."""
-    constants = _constants(graph)
-    cut = _cuttable(graph, selection, set(constants))
+    cut = _cuttable(graph, selection)
     if selection.input[0] not in cut:
-        return False
+        return None
+    _cut(graph, selection, cut)
+    graph.drop_unused()
+    return graph.finish()
+
+
+def _cut(graph: Graph, selection: onnx.NodeProto, cut: Container[str]) -> None:
+    """Have every node that makes one of the values `cut` work on the selected row alone."""
     # One index in a list keeps the axis, so that everything below still broadcasts. The row's place is then 0.
-    index, first = f"{selection.input[1]}.kept", f"{selection.input[1]}.first"
-    row = np.asarray(constants[selection.input[1]], np.int64).reshape(1)
-    graph.initializer.append(numpy_helper.from_array(row, index))
-    graph.initializer.append(numpy_helper.from_array(np.array(0, np.int64), first))
-    selection.input[1] = first
-    nodes: list[onnx.NodeProto] = []
-    selected: set[str] = set()
-    for node in graph.node:
-        if set(node.output) & cut:
-            for place in _row_inputs(node):
-                name = node.input[place]
-                if not name or name in constants or name in cut:
-                    continue
-                if name not in selected:
-                    selected.add(name)
-                    nodes.append(helper.make_node("Gather", [name, index], [f"{name}{SELECTED}"], axis=1))
-                node.input[place] = f"{name}{SELECTED}"
-        nodes.append(node)
-    del graph.node[:]
-    graph.node.extend(nodes)
-    return True
+    source, row = selection.input
+    index = graph.add_constant(f"{row}.kept", graph.constant(row).astype(np.int64).reshape(1))
+    first = graph.add_constant(f"{row}.first", np.array(0, np.int64))
+    graph.set_inputs(selection, [source, first])
+    for item in graph.nodes:
+        if item.output[0] not in cut:
+            continue
+        names = list(item.input)
+        for place in _row_inputs(item):
+            name = names[place]
+            if name and name not in cut and not graph.is_constant(name):
+                names[place] = f"{name}{SELECTED}"
+                if graph.producer(names[place]) is None:
+                    graph.insert_before(item, node("Gather", [name, index], names[place], axis=1))
+        graph.set_inputs(item, names)
 
 
-def _cuttable(graph: onnx.GraphProto, selection: onnx.NodeProto, constants: set[str]) -> set[str]:
+def _cuttable(graph: Graph, selection: onnx.NodeProto) -> set[str]:
     """Tensors of which nothing but the selected row is ever read, and whose producers can do with that row."""
-    outputs = {value.name for value in graph.output}
     cut: set[str] = set()
     # Backwards: whether a tensor is needed whole depends on those that come after it.
-    for node in reversed(graph.node):
-        if len(node.output) != 1 or node.output[0] in outputs or not _works_by_rows(node, constants):
+    for item in reversed(graph.nodes):
+        if len(item.output) != 1 or graph.gives(item.output[0]) or not _works_by_rows(graph, item):
             continue
-        name = node.output[0]
-        readers = [reader for reader in graph.node if name in reader.input]
+        name = item.output[0]
+        readers = graph.readers(name)
         if readers and all(_reads_by_rows(reader, name, selection, cut) for reader in readers):
             cut.add(name)
     return cut
 
 
-def _works_by_rows(node: onnx.NodeProto, constants: set[str]) -> bool:
-    if node.op_type == "MatMul":
-        return node.input[1] in constants
-    if node.op_type == "MultiHeadAttention":
-        # A bias for every (query, key) pair would have to be cut too; the encoders that get here have none.
-        return len(node.input) > 2 and all(node.input[:3]) and not (len(node.input) > 5 and node.input[5])
-    return node.op_type in ROW_BY_ROW
+def _works_by_rows(graph: Graph, item: onnx.NodeProto) -> bool:
+    if item.op_type == "MatMul":
+        return graph.is_constant(item.input[1])
+    if (layer := read(item)) is not None:
+        # What is added for every (query, key) pair would have to be cut too; the encoders that get here have none.
+        return not layer.added and not layer.causal
+    return item.op_type in ROW_BY_ROW
 
 
-def _reads_by_rows(reader: onnx.NodeProto, name: str, selection: onnx.NodeProto, cut: set[str]) -> bool:
+def _reads_by_rows(reader: onnx.NodeProto, name: str, selection: onnx.NodeProto, cut: Container[str]) -> bool:
     if reader is selection:
         return True
     places = [place for place, other in enumerate(reader.input) if other == name]
     return reader.output[0] in cut and set(places) <= set(_row_inputs(reader))
 
 
-def _row_inputs(node: onnx.NodeProto) -> range:
+def _row_inputs(item: onnx.NodeProto) -> range:
     """Places of the inputs that have rows: of attention only the queries, since each meets all keys and values."""
-    return range(1 if node.op_type in ("MatMul", "MultiHeadAttention") else len(node.input))
+    return range(1 if item.op_type == "MatMul" or read(item) is not None else len(item.input))
 
 
-def _selects_a_token(graph: onnx.GraphProto, node: onnx.NodeProto) -> bool:
-    if node.op_type != "Gather" or not any(a.name == "axis" and a.i == 1 for a in node.attribute):
+def _selects_a_token(graph: Graph, item: onnx.NodeProto) -> bool:
+    if item.op_type != "Gather" or attribute(item, "axis", 0) != 1:
         return False
-    constants = _constants(graph)
-    return node.input[0] not in constants and np.shape(constants.get(node.input[1], [0])) == ()
-
-
-def _constants(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
-    """Values that are known: initializers, and what `Constant` nodes give."""
-    known = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            known[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
-    return known
+    table, place = item.input
+    return not graph.is_constant(table) and graph.is_constant(place) and graph.shape(place) == ()

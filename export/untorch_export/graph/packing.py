@@ -7,124 +7,108 @@ is ONNX Runtime's and runs on CUDA only.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+
+import onnx
+from onnx import TensorProto, helper
 
 from untorch.ort.cuda.packing import INDICES, MASK, OFFSET, PLACES, STARTS, TOKENS
-from untorch_export.graph.files import drop_unused, reads
+from untorch_export.graph.attention import Attention, read
 from untorch_export.graph.head import ROW_BY_ROW
-
-if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, NodeProto
-
-# Places of MultiHeadAttention's inputs.
-_KEY_MASK, _BIAS = 4, 5
+from untorch_export.graph.rewriting import CONTRIB, Graph, node
 
 
-def pack(fused: ModelProto) -> ModelProto | None:
+def pack(fused: onnx.ModelProto) -> onnx.ModelProto | None:
     """A new model without padding in its layers, or None where the architecture does not allow it.
 
     It does where every layer's attention looks at one mask of keys and adds nothing else to the scores. The new model
     takes the INDICES of `untorch.ort.cuda.packing` as well, and no mask, unless something else reads it.
     """
-    import onnx
-    from onnx import helper
-
-    model = onnx.ModelProto()
-    model.CopyFrom(fused)
-    graph = model.graph
-    attention = [node for node in graph.node if node.op_type == "MultiHeadAttention"]
-    if not attention or not all(_packable(node) for node in attention):
+    graph = Graph(fused)
+    attention = {id(item): layer for item in graph.nodes if (layer := read(item)) is not None}
+    if not attention or not all(map(_packable, attention.values())):
         return None
-    producers = {name: node for node in graph.node for name in node.output}
-    first = producers.get(attention[0].input[0])
-    if first is None or first.op_type != "MatMul" or MASK not in {value.name for value in graph.input}:
+    first = graph.upstream(next(iter(attention.values())).query, "MatMul")
+    if not first or MASK not in {value.name for value in graph.inputs}:
         return None
-    constants = {tensor.name for tensor in graph.initializer}
-    constants |= {node.output[0] for node in graph.node if node.op_type == "Constant"}
-    start = first.input[0]
-    packed = {start: f"{start}.tokens"}  # name → name of its form without padding
-    restored: dict[str, str] = {}
-    outputs = {value.name for value in graph.output}
-    nodes: list[NodeProto] = []
-
-    def restore(name: str) -> str:
-        if name == start:
-            return name
-        if name not in restored:
-            restored[name] = name if name in outputs else f"{name}.padded"
-            nodes.append(helper.make_node("Gather", [packed[name], PLACES], [restored[name]], axis=0))
-        return restored[name]
-
-    for node in graph.node:
-        if node.op_type == "MultiHeadAttention" and all(name in packed for name in node.input[:3]):
-            nodes.append(_packed_attention(node, packed))
-            packed[node.output[0]] = nodes[-1].output[0]
-        elif packed.keys() & set(node.input) and _by_tokens(node, packed.keys(), constants):
-            node.input[:] = [packed.get(name, name) for name in node.input]
-            for place, name in enumerate(list(node.output)):
-                packed[name] = node.output[place] = f"{name}.tokens" if name else ""
-            nodes.append(node)
-        else:
-            node.input[:] = [restore(name) if name in packed else name for name in node.input]
-            nodes.append(node)
-        if start in node.output:
-            nodes += _tokens_of(start)
-    for name in outputs & packed.keys():
-        restore(name)
-    del graph.node[:]
-    graph.node.extend(nodes)
-    del graph.value_info[:]
-    drop_unused(graph)
+    packing = _Packing(graph, first[0].input[0])
+    for item in graph.nodes:
+        packing.take(item, attention.get(id(item)))
+    for value in graph.outputs:
+        if value.name in packing.packed:
+            packing.restore(value.name)
+    graph.drop_unused()
     _take_indices(graph)
-    if all(opset.domain != "com.microsoft" for opset in model.opset_import):
-        model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
-    return model
+    return graph.finish()
 
 
-def _packable(node: NodeProto) -> bool:
-    names = [*node.input, *[""] * 8]
-    causal = any(a.name == "unidirectional" and a.i for a in node.attribute)
-    return all(names[:3]) and bool(names[_KEY_MASK]) and not any(names[_BIAS:]) and not causal
+def _packable(layer: Attention) -> bool:
+    return bool(layer.key_mask) and not layer.added and not layer.causal
 
 
-def _by_tokens(node: NodeProto, packed: object, constants: set[str]) -> bool:
-    """Whether a node treats tokens one by one, so that it may as well have them in a list."""
-    names = [name for name in node.input if name]
-    if node.op_type == "MatMul":
-        return names[0] in packed and names[1] in constants  # type: ignore[operator]  # a view of a dictionary's keys
-    return node.op_type in ROW_BY_ROW and all(name in packed or name in constants for name in names)  # type: ignore[operator]
+class _Packing:
+    """The values of a graph whose padding is removed, from `start` (rows, sequence, hidden) on, node after node."""
+
+    def __init__(self, graph: Graph, start: str) -> None:
+        self._graph = graph
+        self._start = start
+        self._restored = {start: start}
+        # Name → name of its form without padding.
+        self.packed = {start: f"{start}.tokens"}
+
+    def take(self, item: onnx.NodeProto, layer: Attention | None) -> None:
+        """Have a node work on tokens alone where it can, and give it the rows back where it cannot."""
+        if layer is not None and all(name in self.packed for name in layer.parts):
+            self.packed[layer.output] = f"{layer.output}.tokens"
+            self._graph.replace(item, [_packed_attention(layer, self.packed)])
+        elif self._works_by_tokens(item):
+            self.packed.update((name, f"{name}.tokens") for name in item.output if name)
+            self._graph.set_inputs(item, [self.packed.get(name, name) for name in item.input])
+            self._graph.set_outputs(item, [self.packed.get(name, "") for name in item.output])
+        else:
+            names = [self.restore(name, item) if name in self.packed else name for name in item.input]
+            self._graph.set_inputs(item, names)
+        if self._start in item.output:
+            self._graph.insert_after(item, *_tokens_of(self._start))
+
+    def restore(self, name: str, before: onnx.NodeProto | None = None) -> str:
+        """The name of a packed value with its padding, put there `before` a node or at the end of the graph."""
+        if name not in self._restored:
+            self._restored[name] = name if self._graph.gives(name) else f"{name}.padded"
+            gather = node("Gather", [self.packed[name], PLACES], self._restored[name], axis=0)
+            if before is None:
+                self._graph.append(gather)
+            else:
+                self._graph.insert_before(before, gather)
+        return self._restored[name]
+
+    def _works_by_tokens(self, item: onnx.NodeProto) -> bool:
+        """Whether a node treats tokens one by one and has them in a list."""
+        names = [name for name in item.input if name]
+        if not any(name in self.packed for name in names):
+            return False
+        if item.op_type == "MatMul":
+            return names[0] in self.packed and self._graph.is_constant(names[1])
+        return item.op_type in ROW_BY_ROW and all(
+            name in self.packed or self._graph.is_constant(name) for name in names
+        )
 
 
-def _packed_attention(node: NodeProto, packed: dict[str, str]) -> NodeProto:
-    from onnx import helper
-
-    query, key, value = (packed[name] for name in node.input[:3])
-    made = helper.make_node(
-        "PackedMultiHeadAttention",
-        [query, key, value, node.input[3], OFFSET, STARTS],
-        [f"{node.output[0]}.tokens"],
-        domain="com.microsoft",
-    )
-    made.attribute.extend(a for a in node.attribute if a.name in ("num_heads", "scale", "mask_filter_value"))
-    return made
+def _packed_attention(layer: Attention, packed: Mapping[str, str]) -> onnx.NodeProto:
+    names = [*(packed[name] for name in layer.parts), layer.bias, OFFSET, STARTS]
+    return node("PackedMultiHeadAttention", names, packed[layer.output], domain=CONTRIB, **layer.attributes)
 
 
-def _tokens_of(start: str) -> list[NodeProto]:
+def _tokens_of(start: str) -> list[onnx.NodeProto]:
     """From rows (rows, sequence, hidden) to the list of their tokens (tokens, hidden)."""
-    from onnx import helper
-
     return [
-        helper.make_node("Flatten", [start], [f"{start}.flat"], axis=2),
-        helper.make_node("Gather", [f"{start}.flat", TOKENS], [f"{start}.tokens"], axis=0),
+        node("Flatten", [start], f"{start}.flat", axis=2),
+        node("Gather", [f"{start}.flat", TOKENS], f"{start}.tokens", axis=0),
     ]
 
 
-def _take_indices(graph: GraphProto) -> None:
+def _take_indices(graph: Graph) -> None:
     """Declare the indices as inputs, and the mask no longer if nothing reads it."""
-    from onnx import TensorProto, helper
-
-    read = {name for node in graph.node for name in reads(node)}
-    kept = [value for value in graph.input if value.name != MASK or MASK in read]
-    del graph.input[:]
-    graph.input.extend(kept)
-    graph.input.extend(helper.make_tensor_value_info(t.name, TensorProto.INT32, t.axes) for t in INDICES)
+    if not graph.readers(MASK):
+        graph.inputs = [value for value in graph.inputs if value.name != MASK]
+    graph.inputs += [helper.make_tensor_value_info(item.name, TensorProto.INT32, item.axes) for item in INDICES]

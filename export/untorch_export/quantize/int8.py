@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 
 from untorch_export.graph.rewriting import CONTRIB, Floats, Graph, node
-from untorch_export.quantize.products import Product, take_products
+from untorch_export.quantize.products import Product, find_products, replace_products
 from untorch_export.quantize.ranges import Activations, Range
 from untorch_export.quantize.rounding import quantize_product, quantize_tables
 
@@ -27,7 +27,7 @@ from untorch_export.quantize.rounding import quantize_product, quantize_tables
 def quantize_int8(model: onnx.ModelProto, seen: Activations) -> onnx.ModelProto:
     """A new model: the eight-bit form of a fused fp32 graph, whose activations were `seen`."""
     graph = Graph(model)
-    for x, products in take_products(graph).items():
+    for x, products in find_products(graph).items():
         integer_products(graph, products, seen.range(x))
     quantize_tables(graph)
     return graph.finish()
@@ -45,7 +45,7 @@ def integer_products(graph: Graph, products: Sequence[Product], found: Range) ->
         widths = graph.add_constant(f"{y}.widths", np.array([part.shape[1] for part in weights], np.int64))
         results = [product.y for product in products]
         nodes.append(onnx.helper.make_node("Split", [y, widths], results, axis=-1))
-    graph.replace(products[0].node, nodes)
+    replace_products(graph, products, nodes)
 
 
 def _product_in_range(

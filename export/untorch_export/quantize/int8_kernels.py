@@ -16,9 +16,10 @@ import numpy as np
 import onnx
 
 from untorch.ort.kernels import DOMAIN
-from untorch_export.graph.rewriting import CONTRIB, Floats, Graph, attribute, node
+from untorch_export.graph.attention import Attention, read
+from untorch_export.graph.rewriting import Floats, Graph, attribute, node
 from untorch_export.quantize.int8 import integer_products
-from untorch_export.quantize.products import Product, take_products
+from untorch_export.quantize.products import Product, find_products, replace_products
 from untorch_export.quantize.ranges import Activations, Range
 from untorch_export.quantize.rounding import quantize_product, quantize_tables
 
@@ -28,8 +29,6 @@ _MOST_INPUTS, _MOST_OUTPUTS = 1 << 16, 1 << 20
 _COLUMNS, _DEPTH = 64, 4
 # How many channels a head of Attention may have.
 _WIDTHS = range(16, 129, 16)
-# Places of MultiHeadAttention's inputs. What comes behind the mask, Attention does not know.
-_BIAS, _MASK, _MORE = 3, 4, 5
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class _Tail:
 def quantize_kernels(model: onnx.ModelProto, seen: Activations) -> onnx.ModelProto | None:
     """A new model, made of a fused fp32 graph whose activations were `seen`; None where Linear has nothing to do."""
     graph = Graph(model)
-    groups = take_products(graph)
+    groups = find_products(graph)
     fitting = {
         product.y: product for group in groups.values() for product in group if _fits(*graph.shape(product.weight))
     }
@@ -63,94 +62,99 @@ def quantize_kernels(model: onnx.ModelProto, seen: Activations) -> onnx.ModelPro
     for x, group in groups.items():
         if rest := [product for product in group if product.y not in fitting]:
             integer_products(graph, rest, seen.range(x))
-    for attention in graph.nodes:
-        if parts := _parts(graph, attention, fitting, seen):
-            _put_attention(graph, attention, parts, seen.range(parts[0].x))
+    for item in graph.nodes:
+        if (layer := read(item)) is not None and (parts := _parts(graph, layer, fitting, seen)):
+            _put_attention(graph, item, layer, parts, seen.range(parts[0].x))
             for part in parts:
                 del fitting[part.y]
     for product in fitting.values():
         _put_linear(graph, product, seen)
     quantize_tables(graph)
-    return graph.finish([DOMAIN])
+    return graph.finish()
 
 
 def _fits(inputs: int, outputs: int) -> bool:
     return inputs <= _MOST_INPUTS and outputs <= _MOST_OUTPUTS
 
 
-def _parts(
-    graph: Graph, attention: onnx.NodeProto, products: Mapping[str, Product], seen: Activations
-) -> list[Product]:
-    """The products that give an attention's queries, keys and values, if Attention can take its place; else none."""
-    if attention.op_type != "MultiHeadAttention" or any(attention.input[_MORE:]) or any(attention.output[1:]):
+def _parts(graph: Graph, layer: Attention, products: Mapping[str, Product], seen: Activations) -> list[Product]:
+    """The products that give a layer's queries, keys and values, if Attention can take its place; else none."""
+    parts = [products[name] for name in dict.fromkeys(layer.parts) if name in products]
+    if len(parts) < 3 or layer.bias or layer.added or layer.causal or layer.kv_heads != layer.heads:
         return []
-    names = [*attention.input, "", ""]
-    parts = [products[name] for name in dict.fromkeys(names[:_BIAS]) if name in products]
-    if len(parts) < 3 or names[_BIAS] or any(graph.only_reader(part.y) is None for part in parts):
+    if any(graph.only_reader(part.y) is None for part in parts):
         return []
     widths = {graph.shape(part.weight)[1] for part in parts}
-    heads, width = attribute(attention, "num_heads", 1), min(widths)
-    shape = seen.shape(names[0])
+    width, shape = min(widths), seen.shape(layer.query)
     if len({part.x for part in parts}) > 1 or len(widths) > 1 or shape is None or len(shape) != 3:
         return []
-    if width % heads or width // heads not in _WIDTHS or 3 * width > _MOST_OUTPUTS:
+    if width % layer.heads or width // layer.heads not in _WIDTHS or 3 * width > _MOST_OUTPUTS:
         return []
-    if attribute(attention, "unidirectional", 0) or attribute(attention, "scale", 0.0) < 0:
+    if (layer.scale or 0.0) < 0:
         return []
-    masked = names[_MASK]
-    return [] if masked and seen.shape(masked) != shape[:2] else parts
+    return [] if layer.key_mask and seen.shape(layer.key_mask) != shape[:2] else parts
 
 
-def _put_attention(graph: Graph, attention: onnx.NodeProto, parts: list[Product], found: Range) -> None:
+def _put_attention(graph: Graph, item: onnx.NodeProto, layer: Attention, parts: list[Product], found: Range) -> None:
     """One product for queries, keys and values, and attention over its result."""
-    y = attention.output[0]
+    packed = f"{layer.output}.packed"
     weight = np.concatenate([graph.constant(part.weight) for part in parts], axis=1)
     bias = np.concatenate([part.bias for part in parts])
-    graph.replace(parts[0].node, [_linear(graph, parts[0].x, weight, bias, found, _Tail(f"{y}.packed"))])
-    inputs = [f"{y}.packed", *filter(None, attention.input[_MASK:])]
-    heads, scale = attribute(attention, "num_heads", 1), attribute(attention, "scale", 0.0)
-    graph.replace(attention, [node("Attention", inputs, y, domain=DOMAIN, num_heads=heads, scale=float(scale))])
+    replace_products(graph, parts, [_linear(graph, parts[0].x, weight, bias, found, _Tail(packed))])
+    inputs = [packed, *filter(None, [layer.key_mask])]
+    scale = float(layer.scale or 0.0)
+    graph.replace(item, [node("Attention", inputs, layer.output, domain=DOMAIN, num_heads=layer.heads, scale=scale)])
 
 
 def _put_linear(graph: Graph, product: Product, seen: Activations) -> None:
     """One product, with what comes behind it where Linear can do that, too."""
-    place, tail = product.node, _Tail(product.y)
-    reader = graph.only_reader(product.y)
-    if reader is not None and reader.op_type == "Gelu" and reader.domain == CONTRIB:
-        tail = _Tail(reader.output[0], gelu=True)
-        graph.replace(reader, [])
-    elif reader is not None and (added := _residual(graph, reader, product.y, seen)):
-        normalises = graph.only_reader(reader.output[0])
-        norm = _norm(graph, normalises, graph.shape(product.weight)[1], len(seen.shape(added) or ()))
-        if normalises is not None and norm is not None:
-            # Where the norm stands, since what is added may be computed after the product.
-            place, tail = normalises, _Tail(normalises.output[0], added=added, norm=norm)
-            graph.replace(reader, [])
+    tail, behind = _tail(graph, product, seen)
     weight = graph.constant(product.weight)
-    graph.replace(place, [_linear(graph, product.x, weight, product.bias, seen.range(product.x), tail)])
+    linear = _linear(graph, product.x, weight, product.bias, seen.range(product.x), tail)
+    if tail.added:
+        # Where the norm stands, since what is added may be computed after the product.
+        graph.replace(behind.pop(), [linear])
+        graph.remove(*product.nodes, *behind)
+    else:
+        graph.remove(*behind)
+        replace_products(graph, [product], [linear])
 
 
-def _residual(graph: Graph, reader: onnx.NodeProto, y: str, seen: Activations) -> str:
-    """What a node adds to `y` that has y's shape; empty where it does something else, or repeats what it adds."""
-    if reader.op_type != "Add" or set(reader.input) == {y}:
+def _tail(graph: Graph, product: Product, seen: Activations) -> tuple[_Tail, list[onnx.NodeProto]]:
+    """What Linear can do behind a product, and the nodes that do it now."""
+    for gelu in graph.downstream(product.y, "Gelu"):
+        if attribute(gelu, "approximate", b"none") == b"none":
+            return _Tail(gelu.output[0], gelu=True), [gelu]
+    for addition in graph.downstream(product.y, "Add"):
+        added = _residual(addition, product.y, seen)
+        for normalises in graph.downstream(addition.output[0], "LayerNormalization"):
+            norm = _norm(graph, normalises, graph.shape(product.weight)[1], len(seen.shape(added) or ()))
+            if added and norm is not None:
+                return _Tail(normalises.output[0], added=added, norm=norm), [addition, normalises]
+    return _Tail(product.y), []
+
+
+def _residual(addition: onnx.NodeProto, y: str, seen: Activations) -> str:
+    """What a node adds to `y` that has y's shape; empty where it repeats what it adds, or adds y to itself."""
+    if set(addition.input) == {y}:
         return ""
-    other = next(name for name in reader.input if name != y)
+    other = next(name for name in addition.input if name != y)
     shape = seen.shape(other)
     return other if shape is not None and shape == seen.shape(y) else ""
 
 
-def _norm(graph: Graph, reader: onnx.NodeProto | None, width: int, axes: int) -> _Norm | None:
+def _norm(graph: Graph, item: onnx.NodeProto, width: int, axes: int) -> _Norm | None:
     """The layer norm that a node is, over the last axis of so many, or None."""
-    if reader is None or reader.op_type != "LayerNormalization" or any(reader.output[1:]):
+    if any(item.output[1:]):
         return None
-    constants = [name for name in reader.input[1:] if name]
-    if attribute(reader, "axis", -1) not in (-1, axes - 1):
+    constants = [name for name in item.input[1:] if name]
+    if attribute(item, "axis", -1) not in (-1, axes - 1):
         return None
     if any(not graph.is_constant(name) or graph.shape(name) != (width,) for name in constants):
         return None
     values = [graph.constant(name) for name in constants]
     weight, bias = values if len(values) == 2 else (values[0], np.zeros(width, np.float32))
-    return _Norm(weight, bias, attribute(reader, "epsilon", 1e-5))
+    return _Norm(weight, bias, attribute(item, "epsilon", 1e-5))
 
 
 def _linear(graph: Graph, x: str, weight: Floats, bias: Floats, found: Range, tail: _Tail) -> onnx.NodeProto:

@@ -14,6 +14,7 @@ from onnx import TensorProto
 
 from untorch.ort.session import Session
 from untorch_export.graph import files
+from untorch_export.graph.attention import read
 from untorch_export.graph.head import SELECTED
 from untorch_export.graph.rewriting import Floats, Graph, node
 from untorch_export.quantize.products import is_product
@@ -94,10 +95,11 @@ def random_batches(
 def observe(model: onnx.ModelProto, batches: Sequence[dict[str, NDArray[np.int64]]]) -> Activations:
     """Run the fused fp32 graph over `batches`, each a row without padding."""
     graph = Graph(model)
-    multiplied = {part.input[0]: part.input[1] for part in graph.nodes if is_product(graph, part)}
+    nodes = graph.nodes
+    multiplied = {part.input[0]: part.input[1] for part in nodes if is_product(graph, part)}
     if not multiplied:  # a session asked for nothing gives everything
         return Activations({}, {})
-    normalised = {output for part in graph.nodes if part.op_type == "LayerNormalization" for output in part.output}
+    normalised = {output for part in graph.of("LayerNormalization") for output in part.output}
     # Reduced inside the graph: what comes back is three numbers a channel.
     axis = graph.add_constant("observed.axis", np.array([0], np.int64))
     figures = []
@@ -111,21 +113,21 @@ def observe(model: onnx.ModelProto, batches: Sequence[dict[str, NDArray[np.int64
             graph.add_output(figures[-1], TensorProto.FLOAT, ["channels"])
     shaped = list(dict.fromkeys(
         name
-        for part in graph.nodes
-        if part.op_type in ("Add", "MultiHeadAttention")
+        for part in nodes
+        if part.op_type == "Add" or read(part) is not None
         for name in part.input
         if name and not graph.is_constant(name)
     ))  # fmt: skip
     for name in shaped:
-        graph.append(node("Shape", [name], f"{name}.shape"))
-        graph.add_output(f"{name}.shape", TensorProto.INT64, ["axes"])
+        graph.append(node("Shape", [name], f"{name}.observed_shape"))
+        graph.add_output(f"{name}.observed_shape", TensorProto.INT64, ["axes"])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "probe.onnx")
         files.save(graph.finish(), path)
         session = Session(path, device="cpu", optimized=True)
         found = [session.run(batch, figures) for batch in batches]
         two = {name: np.concatenate([array, array]) for name, array in batches[0].items()}
-        shapes = session.run(two, [f"{name}.shape" for name in shaped]) if shaped else []
+        shapes = session.run(two, [f"{name}.observed_shape" for name in shaped]) if shaped else []
     columns = list(zip(*found, strict=True))
     ranges = {
         name: Range(np.min(low, axis=0), np.max(high, axis=0), np.mean(mean, axis=0), name in normalised)

@@ -200,9 +200,7 @@ def test_a_bias_masks_what_a_mask_of_keys_does(fused):
     mask[:, 0] = 1
     feeds = {"input_ids": rng.integers(5, 90, mask.shape), "attention_mask": mask, "token_type_ids": 0 * mask}
     half = fp16.to_fp16(fused)
-    biased = onnx.ModelProto()
-    biased.CopyFrom(half)
-    masks.as_bias(biased)
+    biased = masks.as_bias(half)
     assert any("attention_mask.bias" in node.input for node in biased.graph.node)
     want, have = (run(model, feeds) for model in (half, biased))
     for one, other in zip(want, have, strict=True):

@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from untorch_export.graph import files
+from untorch_export.graph.portable import expand_rotary_caches
+from untorch_export.graph.rewriting import Graph
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
+    from onnx import GraphProto, ModelProto, ValueInfoProto
 
 Axes = Mapping[int, str]
 
@@ -17,21 +19,17 @@ Axes = Mapping[int, str]
 _SYMBOL = re.compile(r"\b[su]\d+\b")
 
 
-def clean(model: ModelProto, inputs: Mapping[str, Axes], outputs: Mapping[str, Axes]) -> None:
-    """Make a traced graph the bundle's, in place.
+def clean(model: ModelProto, inputs: Mapping[str, Axes], outputs: Mapping[str, Axes]) -> ModelProto:
+    """A traced graph as the bundle has it.
 
     Axes get the names in `inputs` and `outputs`, inputs that nothing reads go, and rotary caches get the batch axis
     that ONNX Runtime wants.
     """
-    graph = model.graph
-    _name_axes(graph, {**inputs, **outputs})
-    _expand_rotary_caches(graph)
-    files.drop_unused(graph)
-    read = {name for node in graph.node for name in files.reads(node)} | {value.name for value in graph.output}
-    kept = [value for value in graph.input if value.name in read]
-    del graph.input[:]
-    graph.input.extend(kept)
-    del graph.value_info[:]
+    _name_axes(model.graph, {**inputs, **outputs})
+    graph = Graph(model)
+    graph.drop_unused()
+    graph.inputs = [value for value in graph.inputs if graph.readers(value.name) or graph.gives(value.name)]
+    return expand_rotary_caches(graph.finish())
 
 
 def _name_axes(graph: GraphProto, names: Mapping[str, Axes]) -> None:
@@ -55,43 +53,3 @@ def _name_axes(graph: GraphProto, names: Mapping[str, Axes]) -> None:
 def _axes(value: ValueInfoProto) -> Iterator[str | int]:
     for dimension in value.type.tensor_type.shape.dim:
         yield dimension.dim_param or dimension.dim_value
-
-
-def _expand_rotary_caches(graph: GraphProto) -> None:
-    """Give cosines and sines of one row as many rows as there are in what they turn.
-
-    The standard lets them be broadcast; ONNX Runtime 1.32 refuses that on the CPU.
-    """
-    from onnx import helper
-
-    ones = _ones(graph)
-    rows = {value.name: next(_axes(value), 0) for value in graph.value_info}
-    nodes: list[NodeProto] = []
-    expanded: dict[str, str] = {}
-    for node in graph.node:
-        if node.op_type == "RotaryEmbedding" and len(node.input) == 3:
-            for place, cache in enumerate(node.input[1:], 1):
-                if rows.get(cache, 1) != 1:
-                    continue
-                if cache not in expanded:
-                    shape, target = f"{cache}.rows", f"{cache}.shape"
-                    expanded[cache] = f"{cache}.expanded"
-                    nodes += [
-                        helper.make_node("Shape", [node.input[0]], [shape], f"{cache}/rows", start=0, end=1),
-                        helper.make_node("Concat", [shape, ones, ones], [target], f"{cache}/shape", axis=0),
-                        helper.make_node("Expand", [cache, target], [expanded[cache]], f"{cache}/expanded"),
-                    ]
-                node.input[place] = expanded[cache]
-        nodes.append(node)
-    del graph.node[:]
-    graph.node.extend(nodes)
-
-
-def _ones(graph: GraphProto) -> str:
-    """The name of a constant [1]."""
-    from onnx import TensorProto, helper
-
-    name = "one"
-    if all(tensor.name != name for tensor in graph.initializer):
-        graph.initializer.append(helper.make_tensor(name, TensorProto.INT64, [1], [1]))
-    return name

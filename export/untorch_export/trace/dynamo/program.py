@@ -57,9 +57,7 @@ def convert(
             verbose=False,
         )
     apply_onnx_ir_fixes(converted)
-    model = converted.model_proto
-    cleaning.clean(model, inputs, outputs)
-    return model
+    return cleaning.clean(converted.model_proto, inputs, outputs)
 
 
 @contextmanager

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime import InferenceSession
 
-from untorch_export.graph.attention import fuse_attention
+from untorch_export.graph.rewriting import Graph
+from untorch_export.graph.softmax import fuse_softmax
 
 HEADS, SIZE, WIDTH = 2, 4, 8
 
@@ -72,9 +72,9 @@ def run(model, length=5):
 )
 def test_the_same_numbers(arguments, length):
     model = attention(**arguments)
-    fused = onnx.ModelProto()
-    fused.CopyFrom(model)
-    fuse_attention(fused, HEADS)
+    graph = Graph(model)
+    fuse_softmax(graph, HEADS)
+    fused = graph.finish()
     kinds = [node.op_type for node in fused.graph.node]
     assert kinds.count("MultiHeadAttention") == 1
     assert "Softmax" not in kinds
@@ -84,5 +84,6 @@ def test_the_same_numbers(arguments, length):
 def test_what_is_added_before_scaling_is_left_alone():
     model = attention(inside=True)
     before = [node.op_type for node in model.graph.node]
-    fuse_attention(model, HEADS)
-    assert [node.op_type for node in model.graph.node] == before
+    graph = Graph(model)
+    fuse_softmax(graph, HEADS)
+    assert [node.op_type for node in graph.nodes] == before

@@ -66,6 +66,7 @@ def _write_tokenizer(checkpoint: Checkpoint, bundle: Path) -> None:
             json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8", newline="\n"
         )
         config = read_json(saved / "tokenizer_config.json")
+        config["model_input_names"] = list(checkpoint.tokenizer.model_input_names)
         write_json(
             bundle / "tokenizer_config.json", {key: value for key, value in config.items() if key not in _PLACES}
         )

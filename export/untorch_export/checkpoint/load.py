@@ -38,7 +38,8 @@ class Checkpoint:
     `config` is the model's full configuration, defaults included, as it was before anything else touched the
     model. `folder` holds the model's files and `root` the checkpoint's; they differ only in sentence-transformers
     checkpoints that keep the transformer in a subfolder. `source` is what the manifest says of it. `read` gives the
-    model once more, as it was before a forward pass or a tracer touched it.
+    model once more, as it was before a forward pass or a tracer touched it. `trusted` says that code of the
+    checkpoint's own may run.
     """
 
     model: PreTrainedModel
@@ -49,10 +50,15 @@ class Checkpoint:
     folder: Path
     source: dict[str, Any]
     read: Callable[[], PreTrainedModel]
+    trusted: bool = False
 
     def afresh(self) -> Checkpoint:
         """The checkpoint with its model loaded once more: a forward pass can change a model for good."""
         return replace(self, model=self.read())
+
+    def own_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer as transformers loads it from the checkpoint, slow or fast, with the model's padding."""
+        return vocabulary.own(self.folder, self.tokenizer, self.trusted)
 
     def limited(self, tokens: int) -> Checkpoint:
         """The checkpoint of a model that takes so many tokens at most; the bundle's config will say so."""
@@ -132,6 +138,7 @@ def load(
         folder=folder,
         source=source,
         read=read,
+        trusted=trust_remote_code,
     )
 
 

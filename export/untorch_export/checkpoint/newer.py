@@ -88,11 +88,8 @@ def _rotary(config: dict[str, Any], known: dict[str, Any], rope: dict[str, Any])
         value = rope.get(key, rest.pop(key, None))
         if value is not None:
             found[key] = value
-    if (
-        kind not in _ROPE_TYPES
-        or not found.keys() <= known.keys()
-        or (kind != "default" and "rope_scaling" not in known)
-    ):
+    scaled = kind != "default"
+    if kind not in _ROPE_TYPES or not found.keys() <= known.keys() or (scaled and "rope_scaling" not in known):
         return left
     if scaled:
         found["rope_scaling"] = {"rope_type": kind, **rest}

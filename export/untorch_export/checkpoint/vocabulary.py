@@ -77,6 +77,16 @@ def load(folder: Path, raw: dict[str, Any], trusted: bool) -> PreTrainedTokenize
     return tokenizer if tokenizer.is_fast else _fast(folder, tokenizer)
 
 
+def own(folder: Path, fast: PreTrainedTokenizerBase | None, trusted: bool) -> PreTrainedTokenizerBase:
+    """The tokenizer that transformers itself loads, with the padding token that the `fast` one was given."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted)
+    if fast is not None and fast.pad_token is not None:
+        tokenizer.pad_token = fast.pad_token
+    return tokenizer
+
+
 def _own_code(folder: Path) -> bool:
     path = folder / _SETTINGS
     return path.is_file() and "AutoTokenizer" in (read_json(path).get("auto_map") or {})

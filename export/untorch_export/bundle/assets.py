@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from untorch.bundle.config import LIMIT
 from untorch.bundle.folder import read_json
 from untorch_export.checkpoint.load import Checkpoint, modules_of
 from untorch_export.errors import ExportError
@@ -66,6 +67,11 @@ def _write_tokenizer(checkpoint: Checkpoint, bundle: Path) -> None:
             json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8", newline="\n"
         )
         config = read_json(saved / "tokenizer_config.json")
+        if LIMIT in checkpoint.config:
+            config["model_max_length"] = min(
+                config.get("model_max_length") or checkpoint.config[LIMIT], checkpoint.config[LIMIT]
+            )
+        config["model_input_names"] = list(checkpoint.tokenizer.model_input_names)
         write_json(
             bundle / "tokenizer_config.json", {key: value for key, value in config.items() if key not in _PLACES}
         )

@@ -19,6 +19,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,13 @@ def write_manifest(
     }
     created = datetime.now(UTC).isoformat(timespec="seconds")
     manifest = Manifest(task, source, files, variants, tools, created, extra)
+    write_json(bundle / MANIFEST, manifest.to_json())
+    return manifest
+
+
+def rewrite_manifest(bundle: Path, manifest: Manifest, variants: dict[str, Variant]) -> Manifest:
+    """Write `untorch.json` once more, with what was found of the `variants` meanwhile, and return it."""
+    manifest = replace(manifest, variants=variants)
     write_json(bundle / MANIFEST, manifest.to_json())
     return manifest
 

@@ -9,30 +9,23 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from untorch.bundle.config import ModelConfig
+from untorch.bundle.config import LIMIT, ModelConfig
 from untorch.bundle.folder import digest, read_json
 from untorch.errors import first_line
 from untorch_export.answers import Answer
-from untorch_export.checkpoint import marian, tasks
+from untorch_export.checkpoint import newer, refusals, tasks, vocabulary
 from untorch_export.checkpoint.tasks import Task
 from untorch_export.errors import ExportError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "vocab.txt",
-    "vocab.json",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "tokenizer.model",
-    "source.spm",
-)
 _HUB_FILES = ["*.json", "*.txt", "*.model", "*.spm", "*.safetensors"]
 _HUB_OTHER_FORMATS = ["onnx/*", "openvino/*", "coreml/*", "runs/*"]
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -44,7 +37,9 @@ class Checkpoint:
 
     `config` is the model's full configuration, defaults included, as it was before anything else touched the
     model. `folder` holds the model's files and `root` the checkpoint's; they differ only in sentence-transformers
-    checkpoints that keep the transformer in a subfolder. `source` is what the manifest says of it.
+    checkpoints that keep the transformer in a subfolder. `source` is what the manifest says of it. `read` gives the
+    model once more, as it was before a forward pass or a tracer touched it. `trusted` says that code of the
+    checkpoint's own may run.
     """
 
     model: PreTrainedModel
@@ -54,6 +49,20 @@ class Checkpoint:
     root: Path
     folder: Path
     source: dict[str, Any]
+    read: Callable[[], PreTrainedModel]
+    trusted: bool = False
+
+    def afresh(self) -> Checkpoint:
+        """The checkpoint with its model loaded once more: a forward pass can change a model for good."""
+        return replace(self, model=self.read())
+
+    def own_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer as transformers loads it from the checkpoint, slow or fast, with the model's padding."""
+        return vocabulary.own(self.folder, self.tokenizer, self.trusted)
+
+    def limited(self, tokens: int) -> Checkpoint:
+        """The checkpoint of a model that takes so many tokens at most; the bundle's config will say so."""
+        return replace(self, config={**self.config, LIMIT: tokens})
 
     @property
     def answer(self) -> Answer:
@@ -62,7 +71,7 @@ class Checkpoint:
 
     @property
     def limit(self) -> int | None:
-        """The longest sequence the model's positions can take, in tokens, as the runtime reads it from the config."""
+        """The longest sequence the model can take, in tokens, as the runtime reads it from the config."""
         return ModelConfig(self.config).max_sequence_length
 
     @property
@@ -88,37 +97,48 @@ def load(
     bytes. Raises ExportError for a checkpoint that cannot be loaded as asked, TaskError for an unknown task.
     """
     root, name, commit = _locate(checkpoint, revision, random_init, allow_pickle, trust_remote_code)
+    refusals.refuse_parts(root)
     modules = modules_of(root)
     folder = root / modules[0]["path"] if modules else root
     if not (folder / "config.json").is_file():
         raise ExportError(f"{folder} has no config.json; it is not a transformers checkpoint")
     raw = read_json(folder / "config.json")
-    chosen = (
-        tasks.named(task)
-        if task
-        else tasks.infer(raw, sentence_transformer=_sentence_transformer(root) if modules else None)
-    )
+    refusals.refuse_quantized(folder, raw)
+    refusals.refuse_other_inputs(folder, raw)
+    chosen = tasks.named(task) if task else tasks.infer(raw, sentence_transformer=_sentence_transformer(root, modules))
 
-    config = _config(folder, raw, trust_remote_code)
     source: dict[str, Any] = {"name": name, "revision": commit}
+    files: list[Path] = []
     if random_init:
-        model = _draw(chosen, config, seed, trust_remote_code)
         source["random_init"] = {"seed": seed, "config": digest(folder / "config.json")}
     else:
         files = _weight_files(folder, allow_pickle)
-        model = _read(chosen, folder, config, files, trust_remote_code)
         source["weights"] = {file.name: digest(file) for file in files}
-    tokenizer = _tokenizer(folder, trust_remote_code)
-    if chosen.answer.one_a_row:
-        _agree_on_padding(model, tokenizer)
+    tokenizer = vocabulary.load(folder, raw, trust_remote_code)
+
+    def read() -> PreTrainedModel:
+        config = _config(folder, raw, trust_remote_code)
+        if random_init:
+            model = _draw(chosen, config, seed, trust_remote_code)
+        else:
+            model = _read(chosen, folder, config, files, trust_remote_code)
+        if chosen.answer.one_a_row:
+            _agree_on_padding(model, tokenizer)
+        return model.eval()
+
+    model = read()
+    if tokenizer is not None:
+        refusals.refuse_foreign_ids(folder, tokenizer, model)
     return Checkpoint(
-        model=model.eval(),
+        model=model,
         tokenizer=tokenizer,
         task=chosen,
         config=_full_config(model),
         root=root,
         folder=folder,
         source=source,
+        read=read,
+        trusted=trust_remote_code,
     )
 
 
@@ -156,7 +176,14 @@ def _locate(
         raise ExportError(
             f"there is no folder {name}, and the Hub could not be reached: {first_line(error)}"
         ) from error
-    return Path(snapshot), name, Path(snapshot).name
+    folder = Path(snapshot)
+    if (folder / "config.json").is_file():
+        # The vocabulary may have a name that only its tokenizer's class knows.
+        names = sorted(vocabulary.files_of(folder, read_json(folder / "config.json")))
+        others = [file for file in names if not any(fnmatch(file, pattern) for pattern in wanted)]
+        if others:
+            snapshot_download(name, revision=revision, allow_patterns=others)
+    return folder, name, folder.name
 
 
 def modules_of(root: Path) -> list[dict[str, str]]:
@@ -176,10 +203,16 @@ def modules_of(root: Path) -> list[dict[str, str]]:
     return found
 
 
-def _sentence_transformer(root: Path) -> str:
-    """The sentence-transformers class that saved a folder; before version 5 only one kind had such folders."""
+def _sentence_transformer(root: Path, modules: list[dict[str, str]]) -> str | None:
+    """The sentence-transformers class that saved a folder, None for another library's.
+
+    Before version 5 only one kind had such folders, and did not say which.
+    """
     path = root / "config_sentence_transformers.json"
-    return str((read_json(path) if path.is_file() else {}).get("model_type", "SentenceTransformer"))
+    named = (read_json(path) if path.is_file() else {}).get("model_type")
+    if named is None and any("sparse_encoder" in module["type"] for module in modules):
+        return "SparseEncoder"
+    return str(named) if named is not None else "SentenceTransformer" if modules else None
 
 
 def _config(folder: Path, raw: dict[str, Any], trusted: bool) -> PretrainedConfig:
@@ -194,7 +227,11 @@ def _config(folder: Path, raw: dict[str, Any], trusted: bool) -> PretrainedConfi
             )
         raise ExportError(f"{folder / 'config.json'}: transformers knows no model_type {kind!r}")
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=trusted)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trusted)
+        if kind not in CONFIG_MAPPING:
+            return config
+        translated = newer.understood(folder, raw, newer.defaults(type(config)))
+        return config if translated is raw else type(config).from_dict(translated)
     except (ValueError, TypeError, KeyError, OSError) as error:
         raise ExportError(f"{folder / 'config.json'} is no config for {kind}: {first_line(error)}") from error
 
@@ -263,25 +300,6 @@ def _draw(task: Task, config: PretrainedConfig, seed: int, trusted: bool) -> Pre
             return kind(config).float()
         except Exception as error:  # each architecture checks its config in its own way
             raise ExportError(f"{config.model_type} cannot be built as {task.auto}: {first_line(error)}") from error
-
-
-def _tokenizer(folder: Path, trusted: bool) -> PreTrainedTokenizerBase | None:
-    """The checkpoint's fast tokenizer, converted where it brings a slow one only; None where it brings none."""
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        return None
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=trusted)
-    except Exception as error:  # each tokenizer family raises its own kinds for a bad vocabulary
-        raise ExportError(f"the tokenizer of {folder} cannot be loaded: {first_line(error)}") from error
-    if type(tokenizer).__name__ == "MarianTokenizer":
-        return marian.convert(tokenizer)
-    if not tokenizer.is_fast:
-        raise ExportError(
-            f"the tokenizer of {folder} ({type(tokenizer).__name__}) has no fast form, which the runtime needs"
-        )
-    return tokenizer
 
 
 def _agree_on_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> None:

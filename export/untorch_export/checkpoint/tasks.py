@@ -113,9 +113,14 @@ def infer(config: dict[str, Any], *, sentence_transformer: str | None) -> Task:
     """The task of a checkpoint, from `config.json` and, in a sentence-transformers folder, the class that saved it.
 
     A config that names no architecture is a bare model, as `AutoModel.from_config` makes it. Raises TaskError
-    for an architecture whose head has no task here.
+    for an architecture whose head has no task here, and for other classes of sentence-transformers.
     """
-    if sentence_transformer in _SENTENCE_TRANSFORMERS:
+    if sentence_transformer is not None:
+        if sentence_transformer not in _SENTENCE_TRANSFORMERS:
+            raise TaskError(
+                f"the folder is a {sentence_transformer} of sentence-transformers, which untorch cannot run; "
+                "to export the transformer in it without what that library adds, name its task with --task"
+            )
         return TASKS[_SENTENCE_TRANSFORMERS[sentence_transformer]]
     architectures = config.get("architectures") or []
     if not architectures:

@@ -8,27 +8,32 @@ removal, masks, the head alone, int8_kernels) asks `read` what a layer is, and d
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import onnx
 
 from untorch_export.graph.rewriting import CONTRIB, attribute, given, node
 
-_KIND = "MultiHeadAttention"
-# Places of its inputs; what comes behind them are keys and values of earlier tokens.
+_KIND, _GROUPED = "MultiHeadAttention", "Attention"
+# Places of MultiHeadAttention's inputs; what comes behind them are keys and values of earlier tokens.
 _QUERY, _KEY, _VALUE, _BIAS, _KEY_MASK, _ADDED = range(6)
 _PAST = _ADDED + 1
-# Attributes that say how masked keys are treated; kept as they are.
-_KEPT = ("mask_filter_value",)
+# Places of the standard operator's inputs.
+_MASK, _STANDARD_PAST = 3, 4
 
 
 @dataclass(frozen=True)
 class Attention:
-    """softmax(scale * query @ key.T + added, masked) @ value, for each of `heads` heads: the names of its values.
+    """softmax(scale * query @ key.T + added, masked) @ value, head by head: the names of its values, and its numbers.
 
-    `query`, `key` and `value` have shape (batch, sequence, heads * size), as has `output`; the lengths of the
-    sequences of queries and of keys may differ. `bias` (3 * heads * size) is added to queries, keys and values, in one
-    row. `key_mask` (batch, keys), of integers, is 0 for keys that no query attends to; `added`, of a shape that can be
-    broadcast to (batch, heads, queries, keys), is added to the scores. With `causal`, a query attends to no later key.
+    `query` and `output` have shape (batch, queries, heads * size), `key` and `value` (batch, keys, kv_heads * size).
+    Where `kv_heads` is less than `heads`, that many queries' heads in a row share one of keys and values.
+
+    - `bias` (3 * heads * size,) is added to queries, keys and values, in that order;
+    - `key_mask` (batch, keys), of integers, is 0 for keys that no query attends to;
+    - `added`, a shape that can be broadcast to (batch, heads, queries, keys), is added to the scores;
+    - with `causal`, a query attends to no later key.
+
     Names are empty for what a layer does not have. `scale` is None for 1 / sqrt(size). `filler` is what ONNX Runtime
     lowers the scores of masked keys by, None for its default.
     """
@@ -52,18 +57,49 @@ class Attention:
         return (self.query, self.key, self.value)
 
     @property
-    def attributes(self) -> dict[str, float | int]:
+    def attributes(self) -> dict[str, Any]:
         """The attributes that ONNX Runtime's operators of attention have in common."""
         named = {"num_heads": self.heads, "scale": self.scale, "mask_filter_value": self.filler}
         return {name: value for name, value in named.items() if value is not None}
 
 
+def fused(layer: Attention) -> onnx.NodeProto:
+    """A layer as one operator.
+
+    It is ONNX Runtime's MultiHeadAttention, or the standard's Attention where heads share keys and values, which the
+    first cannot. Such a layer has no bias and no mask of keys; raises ValueError if it has.
+    """
+    if layer.kv_heads != layer.heads:
+        return _grouped(layer)
+    names = [*layer.parts, layer.bias, layer.key_mask, layer.added]
+    while not names[-1]:
+        names.pop()
+    attributes = layer.attributes | ({"unidirectional": 1} if layer.causal else {})
+    return node(_KIND, names, layer.output, domain=CONTRIB, **attributes)
+
+
+def _grouped(layer: Attention) -> onnx.NodeProto:
+    if layer.bias or layer.key_mask:
+        raise ValueError("attention whose heads share keys takes no bias and no mask of keys")
+    names = [*layer.parts, *filter(None, [layer.added])]
+    attributes: dict[str, Any] = {"q_num_heads": layer.heads, "kv_num_heads": layer.kv_heads, "scale": layer.scale}
+    # A None is left out.
+    return node(_GROUPED, names, layer.output, is_causal=int(layer.causal), **attributes)
+
+
 def read(item: onnx.NodeProto) -> Attention | None:
-    """The layer that a node is, or None: other operators, and attention that goes on from earlier tokens."""
-    if item.op_type != _KIND or item.domain != CONTRIB or any(item.input[_PAST:]) or any(item.output[1:]):
-        return None
+    """The layer that a fused node is, or None: other operators, and attention that goes on from earlier tokens."""
+    if item.op_type == _KIND and item.domain == CONTRIB:
+        return _read_fused(item)
+    if item.op_type == _GROUPED and not item.domain and attribute(item, "q_num_heads", 0):
+        return _read_grouped(item)
+    return None
+
+
+def _read_fused(item: onnx.NodeProto) -> Attention | None:
     query, key, value, bias, key_mask, added = (given(item, place) for place in range(_PAST))
-    if not (query and key and value):  # packed into one
+    # Queries, keys and values may be packed into one.
+    if not (query and key and value) or any(item.input[_PAST:]) or any(item.output[1:]):
         return None
     heads = attribute(item, "num_heads", 1)
     return Attention(
@@ -82,10 +118,18 @@ def read(item: onnx.NodeProto) -> Attention | None:
     )
 
 
-def fused(layer: Attention) -> onnx.NodeProto:
-    """A layer as one operator of ONNX Runtime's, for any device."""
-    names = [*layer.parts, layer.bias, layer.key_mask, layer.added]
-    while not names[-1]:
-        names.pop()
-    causal = {"unidirectional": 1} if layer.causal else {}
-    return node(_KIND, names, layer.output, domain=CONTRIB, **layer.attributes, **causal)
+def _read_grouped(item: onnx.NodeProto) -> Attention | None:
+    if any(item.input[_STANDARD_PAST:]) or any(item.output[1:]) or attribute(item, "softcap", 0.0):
+        return None
+    query, key, value = item.input[:_MASK]
+    return Attention(
+        query,
+        key,
+        value,
+        heads=attribute(item, "q_num_heads", 1),
+        kv_heads=attribute(item, "kv_num_heads", 1),
+        output=item.output[0],
+        scale=attribute(item, "scale", None),
+        added=given(item, _MASK),
+        causal=bool(attribute(item, "is_causal", 0)),
+    )

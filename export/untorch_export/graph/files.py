@@ -15,7 +15,7 @@ from untorch.numerics import Tensor
 from untorch.ort.kernels import DOMAIN
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto
+    from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 # Tensors smaller than this stay in the graph file: shapes and scalars, which shape inference wants to see.
 _INLINE_BYTES = 1024
@@ -212,9 +212,17 @@ def describe(
 
 
 def fused(model: ModelProto) -> dict[str, int]:
-    """How many of each of the fused operators of ONNX Runtime and of untorch-kernels a graph has."""
-    counts = Counter(node.op_type for node in model.graph.node if node.domain in ("com.microsoft", DOMAIN))
+    """How many of each of the fused operators of ONNX Runtime and of untorch-kernels a graph has.
+
+    The standard's own `Attention` counts where it takes arrays that are not split into heads.
+    """
+    counts = Counter(node.op_type for node in model.graph.node if _is_fused(node))
     return {name: counts[name] for name in _FUSED if counts[name]}
+
+
+def _is_fused(node: NodeProto) -> bool:
+    unsplit = any(attribute.name == "q_num_heads" and attribute.i for attribute in node.attribute)
+    return node.domain in ("com.microsoft", DOMAIN) or unsplit
 
 
 def set_shape(value: ValueInfoProto, axes: tuple[str | int, ...]) -> None:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from onnx import helper
 
 from untorch.bundle.config import ModelConfig
-from untorch_export.graph import files
-from untorch_export.graph.rewriting import Graph, attribute
-from untorch_export.graph.softmax import fuse_softmax
+from untorch_export.graph import files, softmax
+from untorch_export.graph.rewriting import CONTRIB, Graph, attribute, node
+from untorch_export.graph.shapes import infer
+from untorch_export.graph.standard import fuse_standard, is_standard, obstacle
 
 
 def fuse(path: Path, config: dict[str, Any], *, device: str = "cpu") -> onnx.ModelProto:
-    """The fp32 graph of `path` with one `MultiHeadAttention` node a layer.
+    """The fp32 graph of `path` with one node for each layer of attention.
 
     For the CPU nothing else is fused that it runs faster apart: ONNX Runtime's SkipLayerNormalization takes several
     times as long there as Add followed by LayerNormalization. A GPU pays for every launch instead. The mask stays
@@ -38,9 +41,14 @@ def fuse(path: Path, config: dict[str, Any], *, device: str = "cpu") -> onnx.Mod
     options.enable_rotary_embeddings = False
     known = ModelConfig(config)
     heads = int(known.get("num_attention_heads") or 0)
+    graph = Graph(files.load(path))
+    fuse_standard(graph, grouped=device == "cpu")
+    _take_known_forms(graph, device)
+    prepared = graph.finish()
+    prepared.producer_name = "pytorch"  # the optimizer warns of any other
     with redirect_stdout(StringIO()):  # it prints where it cannot infer a shape, and goes on
         model = optimize_model(
-            str(path),
+            prepared,
             model_type="bert",
             num_heads=heads,
             hidden_size=int(known.get("hidden_size") or 0),
@@ -48,9 +56,24 @@ def fuse(path: Path, config: dict[str, Any], *, device: str = "cpu") -> onnx.Mod
             optimization_options=options,
         ).model
     graph = Graph(model)
-    fuse_softmax(graph, heads)
+    softmax.fuse_softmax(graph, heads)
     _unflatten(graph)
     return graph.finish()
+
+
+def _take_known_forms(graph: Graph, device: str) -> None:
+    """Give operators that the standard has since opset 17 the forms that ONNX Runtime's optimizer knows."""
+    for gelu in graph.of("Gelu"):
+        if not gelu.domain:
+            kind = "FastGelu" if attribute(gelu, "approximate", b"none") == b"tanh" else "Gelu"
+            graph.replace(gelu, [node(kind, gelu.input, gelu.output[0], domain=CONTRIB)])
+    if device != "cuda":
+        return
+    for norm in graph.of("LayerNormalization"):  # it fails where a norm before which something is added has no bias
+        scale = norm.input[1]
+        if len(norm.input) < 3 and graph.is_constant(scale):
+            zeros = graph.add_constant(f"{scale}.no_bias", np.zeros_like(graph.constant(scale)))
+            graph.set_inputs(norm, [norm.input[0], scale, zeros])
 
 
 def _unflatten(graph: Graph) -> None:
@@ -81,12 +104,23 @@ def _plain(gemm: onnx.NodeProto) -> bool:
 def layers(path: Path) -> int:
     """How many attention layers the graph of `path` has, cross-attention counted, and so how many should be fused.
 
-    Each has one softmax, over its scores.
+    Each is an `Attention` of the standard's, or has one softmax, over its scores.
     """
     nodes = onnx.load(str(path), load_external_data=False).graph.node
-    return sum(node.op_type == "Softmax" for node in nodes)
+    return sum(item.op_type == "Softmax" or is_standard(item) for item in nodes)
 
 
 def fused_attention(counts: dict[str, int]) -> int:
     """How many attention layers of a graph are one operator each, from its counts of fused operators."""
     return sum(counts.get(name, 0) for name in files.ATTENTION)
+
+
+def unfused(model: onnx.ModelProto) -> dict[str, int]:
+    """How many attention layers a fused graph has that are not fused, by the reason, in words."""
+    graph = Graph(model)
+    if not any(item.op_type == "Softmax" or is_standard(item) for item in graph.nodes):
+        return {}
+    shapes = infer(graph)
+    reasons = [obstacle(item, shapes) for item in graph.nodes if is_standard(item)]
+    reasons += [softmax.obstacle(graph, item) for item in graph.of("Softmax")]
+    return dict(Counter(reason for reason in reasons if reason is not None))

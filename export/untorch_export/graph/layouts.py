@@ -6,12 +6,16 @@ operators take the first and do the splitting themselves.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx
 
 from untorch_export.graph.rewriting import Graph, attribute, node
+from untorch_export.graph.shapes import Shape
 
-_HEADS_INSIDE, _KEYS = [0, 2, 1, 3], [0, 2, 3, 1]
+# Orders of axes that a Transpose gives: heads before sequence, or after it again; and a transposed key's.
+HEADS_INSIDE, KEYS = [0, 2, 1, 3], [0, 2, 3, 1]
 
 
 def permutation(transpose: onnx.NodeProto) -> list[int]:
@@ -19,26 +23,37 @@ def permutation(transpose: onnx.NodeProto) -> list[int]:
     return list(attribute(transpose, "perm", []))
 
 
-def joined(graph: Graph, name: str, before: onnx.NodeProto) -> str:
+def joined(graph: Graph, name: str, before: onnx.NodeProto, shapes: Mapping[str, Shape] | None = None) -> str:
     """The (batch, sequence, heads * size) form of a (batch, heads, sequence, size) array or of a transposed key.
 
-    It is what the array was split from, where it was split at once. Otherwise it is made, `before` a node.
+    It is what the array was split from, where it was split at once, which `shapes` confirm where they are given.
+    Otherwise it is made, `before` a node.
     """
     made_by = graph.producer(name)
-    order, source = _HEADS_INSIDE, name
-    if made_by is not None and made_by.op_type == "Transpose" and permutation(made_by) in (_HEADS_INSIDE, _KEYS):
+    order, source = HEADS_INSIDE, name
+    if made_by is not None and made_by.op_type == "Transpose" and permutation(made_by) in (HEADS_INSIDE, KEYS):
         split = graph.producer(made_by.input[0])
-        if split is not None and split.op_type == "Reshape":
+        if split is not None and split.op_type == "Reshape" and _splits_heads(split, shapes):
             return split.input[0]
         order, source = [0, 1, 2, 3], made_by.input[0]
     result = f"{name}.joined"
     if graph.producer(result) is None:
-        if order == _HEADS_INSIDE:
+        if order == HEADS_INSIDE:
             graph.insert_before(before, node("Transpose", [source], f"{name}.inside", perm=order))
             source = f"{name}.inside"
         shape = graph.add_constant("attention.joined", np.array([0, 0, -1], np.int64))
         graph.insert_before(before, node("Reshape", [source, shape], result))
     return result
+
+
+def _splits_heads(reshape: onnx.NodeProto, shapes: Mapping[str, Shape] | None) -> bool:
+    """Whether a Reshape makes (batch, sequence, heads, size) of (batch, sequence, heads * size)."""
+    if shapes is None:
+        return True
+    whole, split = shapes.get(reshape.input[0], ()), shapes.get(reshape.output[0], ())
+    if len(whole) != 3 or len(split) != 4 or not isinstance(split[2], int) or not isinstance(split[3], int):
+        return False
+    return whole[2] == split[2] * split[3]
 
 
 def one_row_a_query(graph: Graph, added: str, before: onnx.NodeProto, query: str, result: str) -> str:

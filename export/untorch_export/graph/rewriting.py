@@ -257,27 +257,26 @@ class Graph:
         self._slots = [[], *([nodes[index]] for index in order)]
         self._slot_of = {id(slot[0]): place for place, slot in enumerate(self._slots) if slot}
 
-    def finish(self, domains: Sequence[str] = ()) -> onnx.ModelProto:
-        """The new model, which declares operators of ONNX Runtime's and these `domains` besides the old one's.
+    def finish(self) -> onnx.ModelProto:
+        """The new model, which declares every domain that its operators are from.
 
         Raises onnx's ValidationError for a graph that is malformed.
         """
-        opsets = [*self._old.opset_import]
-        known = {opset.domain for opset in opsets}
-        opsets += [helper.make_opsetid(domain, 1) for domain in (CONTRIB, *domains) if domain not in known]
-        check(self._model(opsets, whole=False))
-        return self._model(opsets)
+        check(self._model(whole=False))
+        return self._model()
 
     def outline(self) -> onnx.ModelProto:
         """The model as it is now with its large weights declared as inputs: for what needs no more than their shapes.
 
         It stays small, whatever the model weighs; ONNX's own tools take no more than 2 GB.
         """
-        return self._model([*self._old.opset_import], whole=False)
+        return self._model(whole=False)
 
-    def _model(self, opsets: Sequence[onnx.OperatorSetIdProto], *, whole: bool = True) -> onnx.ModelProto:
+    def _model(self, *, whole: bool = True) -> onnx.ModelProto:
         nodes = self.nodes
         used = {name for item in nodes for name in reads(item)} | {value.name for value in self.outputs}
+        known = {opset.domain for opset in self._old.opset_import}
+        added = dict.fromkeys(item.domain for item in nodes if item.domain not in known)
         weights = [tensor for name, tensor in self._weights.items() if name in used]
         outside = [tensor for tensor in weights if not whole and math.prod(tensor.dims) > _SMALL]
         declared = {value.name for value in self.inputs}
@@ -289,7 +288,7 @@ class Graph:
         kept = [tensor for tensor in weights if whole or math.prod(tensor.dims) <= _SMALL]
         return helper.make_model(
             helper.make_graph(nodes, self._old.graph.name, [*self.inputs, *inputs], self.outputs, kept),
-            opset_imports=opsets,
+            opset_imports=[*self._old.opset_import, *(helper.make_opsetid(domain, 1) for domain in added)],
             ir_version=self._old.ir_version,
             producer_name="untorch",
             functions=list(self._old.functions),

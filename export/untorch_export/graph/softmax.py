@@ -16,11 +16,11 @@ import numpy as np
 import onnx
 
 from untorch_export.graph.attention import Attention, fused
-from untorch_export.graph.layouts import joined, one_row_a_query, permutation
+from untorch_export.graph.layouts import HEADS_INSIDE, KEYS, joined, one_row_a_query, permutation
 from untorch_export.graph.rewriting import Graph, node
 
 _LEAST = np.float32(float(np.finfo(np.float32).min) / 2)  # leaves room for the scores
-_HEADS_INSIDE, _LAST_TWO, _KEYS = [0, 2, 1, 3], [0, 1, 3, 2], [0, 2, 3, 1]
+_LAST_TWO = [0, 1, 3, 2]
 
 
 @dataclass(frozen=True)
@@ -36,21 +36,31 @@ class _Scores:
 def fuse_softmax(graph: Graph, heads: int) -> None:
     """Replace every attention found in the graph by one operator. `heads` is the model's number of them."""
     for softmax in graph.of("Softmax"):
-        weights = _without_nan(graph, softmax)
-        found = graph.downstream(weights.output[0], "MatMul", "Transpose", "Reshape")
-        scores = _scores(graph, softmax.input[0])
-        if scores is None or not found:
-            continue
-        context, merged, result = found
-        if permutation(merged) != _HEADS_INSIDE or context.input[0] != weights.output[0]:
-            continue
-        query, key, value = (joined(graph, name, result) for name in (scores.query, scores.key, context.input[1]))
-        added = ""
-        if scores.added:
-            added = _sum(graph, scores.added, result, query, finite=weights is not softmax)
-        layer = Attention(query, key, value, heads, heads, result.output[0], scale=scores.scale, added=added)
-        graph.replace(result, [fused(layer)])
+        if obstacle(graph, softmax) is None:
+            _fuse(graph, softmax, heads)
     graph.drop_unused()
+
+
+def obstacle(graph: Graph, softmax: onnx.NodeProto) -> str | None:
+    """Why the attention around a softmax cannot be fused, in words; None where it can."""
+    if _scores(graph, softmax.input[0]) is None:
+        return "its scores are not one product of queries and keys, scaled, with something added afterwards"
+    weights = _without_nan(graph, softmax)
+    found = graph.downstream(weights.output[0], "MatMul", "Transpose", "Reshape")
+    if not found or permutation(found[1]) != HEADS_INSIDE or found[0].input[0] != weights.output[0]:
+        return "what its softmax weighs is not joined from heads to rows right behind"
+    return None
+
+
+def _fuse(graph: Graph, softmax: onnx.NodeProto, heads: int) -> None:
+    weights = _without_nan(graph, softmax)
+    context, _, result = graph.downstream(weights.output[0], "MatMul", "Transpose", "Reshape")
+    if (scores := _scores(graph, softmax.input[0])) is None:
+        return
+    query, key, value = (joined(graph, name, result) for name in (scores.query, scores.key, context.input[1]))
+    added = _sum(graph, scores.added, result, query, finite=weights is not softmax) if scores.added else ""
+    layer = Attention(query, key, value, heads, heads, result.output[0], scale=scores.scale, added=added)
+    graph.replace(result, [fused(layer)])
 
 
 def _without_nan(graph: Graph, softmax: onnx.NodeProto) -> onnx.NodeProto:
@@ -89,7 +99,7 @@ def _product(graph: Graph, product: onnx.NodeProto, scale: float) -> _Scores | N
     transposed = graph.producer(key)
     if transposed is None or transposed.op_type != "Transpose" or (default and scale != 1.0):
         return None
-    if permutation(transposed) == _KEYS:
+    if permutation(transposed) == KEYS:
         return _Scores(query, key, None if default else scale)
     if permutation(transposed) == _LAST_TWO:
         return _Scores(query, transposed.input[0], None if default else scale)

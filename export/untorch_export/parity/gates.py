@@ -160,6 +160,47 @@ def sort_out(variants: Mapping[str, Variant], keep_failed: bool) -> tuple[dict[s
     return kept, refused
 
 
+def arrived(variants: Mapping[str, Variant], road: Mapping[str, Any], keep_failed: bool) -> dict[str, Variant]:
+    """The variants after the whole road: fp32's report has it, and `failed` where an answer was not the library's.
+
+    Raises GateError for that unless failed variants are kept: no other precision answers right where fp32 does not.
+    """
+    found = dict(variants)
+    if "fp32" not in found:
+        return found
+    fp32 = found["fp32"]
+    report = {**fp32.parity, "road": dict(road)}
+    verdict: Verdict = fp32.verdict
+    if road.get("same", 0) < road.get("texts", 0):
+        report["gate"] = {"rule": f"answers of {road['library']}", "limit": road["texts"], "measured": road["same"]}
+        verdict = "failed"
+        if not keep_failed:
+            raise GateError(
+                f"the bundle answers {road['same']} of {road['texts']} texts as {road['library']} does, so nothing was "
+                f"written; {road['text']!r}: {road['expected']} there, {road['got']} here"
+            )
+    report["meaning"] = meaning(report)
+    found["fp32"] = replace(fp32, verdict=verdict, parity=report)
+    return found
+
+
+def meaning(report: Mapping[str, Any]) -> str:
+    """What `exact` says of one variant, in a sentence: what was compared, on what, the rule, the worst case."""
+    road = report["road"]
+    name, worst = max(report["outputs"].items(), key=lambda item: float(item[1]["max_abs_difference"]))
+    where = worst["worst"].get("case", "every case")
+    answers = (
+        f"whose answers from text were not compared ({road['not compared']})"
+        if "not compared" in road
+        else f"{road['same']} of {road['texts']} texts were answered as by {road['library']}"
+    )
+    return (
+        f"every element of {', '.join(report['outputs'])} was compared with the PyTorch model, loaded afresh, on "
+        f"{report['cases']} batches of random ids and texts, and may differ by {TOLERANCE:g} of 1 or of its scale; the "
+        f"worst is {worst['max_abs_difference']:g} ({name}, {where}); {answers}"
+    )
+
+
 def gate_text(gate: Mapping[str, Any]) -> str:
     """A gate of a parity report in words."""
     return f"{gate['rule']} {gate['measured']:g}, limit {gate['limit']:g}"

@@ -166,6 +166,17 @@ def compare(checkpoint: Checkpoint, bundle: Path, variants: dict[str, Variant], 
     }
 
 
+def holds(checkpoint: Checkpoint, bundle: Path, variant: Variant, length: int) -> bool:
+    """Whether the graphs are still the model's, read afresh, for a prompt of `length` tokens."""
+    generator, answer = np.random.default_rng(2), checkpoint.answer
+    graph, prompt = GraphModel(bundle, variant), _random(checkpoint, 1, length, 1, generator)
+    worst = Worst(answer)
+    pairs = zip(_walk(TorchModel(checkpoint), graph.names, prompt), _walk(graph, graph.names, prompt), strict=True)
+    for (name, want), (_, got) in pairs:
+        worst.add(prompt.name, name, want, got)
+    return worst.excess <= gates.TOLERANCE
+
+
 def _walk(model: TorchModel | GraphModel, names: Sequence[str], prompt: Prompt) -> Iterator[tuple[str, Array]]:
     """(output, values at real tokens) of reading a prompt and of continuing it."""
     inputs = _first_inputs(model, prompt)

@@ -63,6 +63,9 @@ TEXTS: tuple[str, ...] = (
     ),
 )
 
+# Texts for the whole road, one of each kind: plain, other languages and scripts, capitals, marks, nothing at all.
+ROAD_TEXTS: tuple[str, ...] = (_PLAIN[9], _PLAIN[17], _PLAIN[21], _OTHERS[1], _OTHERS[6], _OTHERS[8], *_ODD[1:5], "")
+
 # Short ones for the golden file, which every bundle carries.
 GOLDEN_TEXTS: tuple[str, ...] = (_PLAIN[3], _PLAIN[11], _PLAIN[7], _OTHERS[1])
 

@@ -70,7 +70,7 @@ def quantize_kernels(model: onnx.ModelProto, seen: Activations) -> onnx.ModelPro
     for product in fitting.values():
         _put_linear(graph, product, seen)
     quantize_tables(graph)
-    return graph.finish([DOMAIN])
+    return graph.finish()
 
 
 def _fits(inputs: int, outputs: int) -> bool:

@@ -48,6 +48,9 @@ _NO_POSITION_TABLE = {
 }
 
 
+# The key under which an export writes the most tokens for which a graph is what the model was.
+LIMIT = "max_sequence_length"
+
 # Labels without names; the largest real label sets have some ten thousand, with names.
 _MAX_LABELS = 1_000_000
 
@@ -75,6 +78,7 @@ class ModelConfig:
         self.model_type = str(self._values.get("model_type", ""))
         self._count("vocab_size", 1)
         self._count("max_position_embeddings", 1)
+        self._count(LIMIT, 1)
         if self.model_type in _OFFSET_POSITIONS:
             self._count("pad_token_id", 1)
         # Most tokens a sequence may have, None where positions are relative or rotary and nothing runs out.
@@ -125,6 +129,11 @@ class ModelConfig:
         return {**self._values, "id2label": self.id2label, "label2id": self.label2id}
 
     def _max_sequence_length(self) -> int | None:
+        limits = [limit for limit in (self._values.get(LIMIT), self._positions()) if limit is not None]
+        return min(map(int, limits), default=None)
+
+    def _positions(self) -> int | None:
+        """How many positions the model's own table has; None where it has none."""
         limit = self.get("max_position_embeddings")
         if limit is None or self.model_type in _NO_POSITION_TABLE:
             return None

@@ -26,7 +26,7 @@ class LoadRequest:
     """What a caller asks for when a bundle is loaded.
 
     `device` is in any spelling that `devices.device_name` knows, `precision` the name of a variant or `auto`, `threads`
-    the size of a pool of threads (None: every usable core). `background` begins while ONNX Runtime opens the first graph,
+    how many a session uses (None: every usable core). `background` begins while ONNX Runtime opens the first graph,
     which leaves the interpreter free.
     """
 

@@ -116,6 +116,13 @@ def _absolute(name: Any) -> Any:
     return Path(name).absolute() if isinstance(name, (str, os.PathLike)) and Path(name).is_dir() else name
 
 
+def model_class(task: str) -> type[AutoModel]:
+    """The class of model that a task's pipeline runs. Raises TaskError for an unknown task."""
+    module, name = TASKS[_canonical(task)]
+    found: type[AutoModel] = getattr(import_module(f"untorch.pipelines.{module}"), name).model_class
+    return found
+
+
 def _tokenizer(given: str | os.PathLike[str] | Tokenizer | None, bundle: Bundle) -> Tokenizer:
     from untorch.tokenizer import Tokenizer
 

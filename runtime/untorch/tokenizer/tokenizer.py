@@ -213,9 +213,23 @@ class Tokenizer(ChatTemplates, Editing, Preparing, Vocabulary):
         """Arrays of shape (batch, sequence) from encodings, padded on `padding_side` (default: the tokenizer's).
 
         Of `names`, `input_ids`, `attention_mask` and `token_type_ids` are filled; others are left out.
-        Rows are as long as the longest, and at least `pad_to`. Raises InputError when rows must be padded
-        and there is no pad token.
+        Rows are as long as the longest, and at least `pad_to`. Types of tokens that are not among `model_input_names`
+        are zeros, which is what transformers' models take where they are given none. Raises InputError when rows must
+        be padded and there is no pad token.
         """
+        arrays = self._collate(encodings, names, pad_to, dtype, padding_side)
+        if "token_type_ids" in arrays and "token_type_ids" not in self.model_input_names:
+            arrays["token_type_ids"] = np.zeros_like(arrays["token_type_ids"])
+        return arrays
+
+    def _collate(
+        self,
+        encodings: Sequence[Encoding],
+        names: Collection[str],
+        pad_to: int | None,
+        dtype: DTypeLike,
+        padding_side: str | None,
+    ) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
         if len(encodings) == 1 and pad_to is None:
             return pads.stack(encodings, names, dtype)
         lengths = list(map(len, encodings))

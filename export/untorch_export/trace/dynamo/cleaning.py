@@ -20,17 +20,16 @@ _SYMBOL = re.compile(r"\b[su]\d+\b")
 
 
 def clean(model: ModelProto, inputs: Mapping[str, Axes], outputs: Mapping[str, Axes]) -> ModelProto:
-    """The bundle's graph of a traced one, whose axes are named in place.
+    """A traced graph as the bundle has it.
 
     Axes get the names in `inputs` and `outputs`, inputs that nothing reads go, and rotary caches get the batch axis
     that ONNX Runtime wants.
     """
     _name_axes(model.graph, {**inputs, **outputs})
-    graph = Graph(expand_rotary_caches(model))
+    graph = Graph(model)
     graph.drop_unused()
-    given = {value.name for value in graph.outputs}
-    graph.inputs = [value for value in graph.inputs if graph.readers(value.name) or value.name in given]
-    return graph.finish()
+    graph.inputs = [value for value in graph.inputs if graph.readers(value.name) or graph.gives(value.name)]
+    return expand_rotary_caches(graph.finish())
 
 
 def _name_axes(graph: GraphProto, names: Mapping[str, Axes]) -> None:

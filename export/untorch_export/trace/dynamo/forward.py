@@ -43,7 +43,7 @@ def _module(model: PreTrainedModel, task: Task, names: list[str]) -> torch.nn.Mo
             self.model = model
 
         def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-            outputs = model(**patches.arguments(model, dict(zip(names, tensors, strict=True))), return_dict=True)
+            outputs = model(**patches.arguments(model, dict(zip(names, tensors, strict=True))))
             return tuple(outputs[name] for name in task.graph_outputs)
 
     return Forward().eval()

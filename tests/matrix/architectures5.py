@@ -1,0 +1,287 @@
+"""Every architecture of transformers 5 and every head that it has: built small and random, exported, compared.
+
+    python tests/matrix/architectures5.py RESULTS.jsonl            run what the file does not have yet
+    python tests/matrix/architectures5.py RESULTS.jsonl --page     write docs/architectures.md from it
+
+The cells are transformers' own mappings, nothing is listed by hand. A model is built from its config class by one rule
+(`small`), saved, and exported as a user would; the verdict is the export's own, which compares with PyTorch at many
+lengths with padding. Each cell runs in a process of its own, with limits on its time and memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import re
+import resource
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers.models.auto import modeling_auto as auto
+
+from untorch_export.checkpoint.tasks import TASKS
+from untorch_export.errors import ExportError
+from untorch_export.export import export, quiet
+from untorch_export.parity import reference
+
+# A mapping of transformers → the task whose head it has, in the order in which they are tried.
+MAPPINGS = {
+    "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES": "text-classification",
+    "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES": "text-generation",
+    "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES": "text2text-generation",
+    "MODEL_FOR_MASKED_LM_MAPPING_NAMES": "fill-mask",
+    "MODEL_MAPPING_NAMES": "feature-extraction",
+    "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES": "token-classification",
+    "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES": "question-answering",
+    "MODEL_FOR_MULTIPLE_CHOICE_MAPPING_NAMES": "multiple-choice",
+}
+SECONDS, BYTES = 300, 8 << 30
+PAGE = Path(__file__).parents[2] / "docs" / "architectures.md"
+
+# The rule: what a config calls a size → the size. The first pattern that matches a name counts.
+_RULE = (
+    (r"(^|_)vocab_size$|^num_embeddings$", 320),
+    (r"^(type|segment)_vocab_size$", None),
+    (r"(num_key_value|num_kv|n_kv)_heads$|^n_head_kv$", 2),
+    (r"(num_attention_heads|attention_heads|n_heads?|num_heads|num_query_heads|linear_num_(key|value)_heads)$", 4),
+    (r"(hidden_layers|n_layers?|num_layers|encoder_layers|decoder_layers|num_layer)$", 2),
+    (r"^(head_dim|d_kv|kv_channels|attention_head_(dim|size)|v_head_dim|qk_(nope|rope)_head_dim|global_head_dim)$", 8),
+    (r"_head_dim$", 8),
+    (r"lora_rank$", 16),
+    (r"(intermediate_size|ffn_dim|ffn_size|d_ff|d_inner|n_inner|inner_dim|ffn_hidden_size|mlp_dim|dim_ff)$", 64),
+    (r"^(hidden_size|d_model|n_embd|dim|emb_dim|embed_dim|embedding_size|word_embed_proj_dim|d_embed|model_dim)$", 32),
+    (r"^hidden_dim$", 64),
+    (r"(max_position_embeddings|n_positions|n_ctx|max_sequence_length|max_seq_len|max_target_positions)$", 128),
+    (r"(num_experts|num_local_experts|n_routed_experts|moe_num_experts)$", 4),
+    (r"(num_experts_per_tok|moe_topk|moe_top_k|num_experts_per_token)$", 2),
+    (r"^(n_group|topk_group|num_expert_group)$", 1),
+    (r"^(sliding_window|local_attention|attention_window|attention_chunk_size|window_size)$", 8),
+    (r"^first_k_dense_replace$", 1),
+)
+_TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+
+
+def cells() -> Iterator[tuple[str, str, str]]:
+    """(model_type, task, class) of every head that transformers maps to a model_type; one head of each first."""
+    for mapping, task in MAPPINGS.items():
+        for kind, names in getattr(auto, mapping).items():
+            for name in (names,) if isinstance(names, str) else names[:1]:
+                yield kind, task, name
+
+
+def small(kind: type[transformers.PreTrainedConfig], **extra: Any) -> transformers.PreTrainedConfig:
+    """A config of this class whose sizes are small, by `_RULE`; nested configs of text are made small alike."""
+    given = kind().to_dict()
+    changed: dict[str, Any] = {}
+    for name, value in given.items():
+        size = next((size for pattern, size in _RULE if re.search(pattern, name)), None)
+        if isinstance(value, bool) or size is None:
+            continue
+        if isinstance(value, int):
+            changed[name] = min(size, value) if value > 0 else value
+        elif isinstance(value, list) and name == "attention_window":
+            changed[name] = [size] * 2
+    layers = next((changed[name] for name in changed if re.search("hidden_layers$|n_layers?$|num_layers$", name)), 2)
+    for name, value in given.items():
+        if (
+            isinstance(value, list)
+            and len(value) > layers
+            and name.endswith(("layer_types", "layers_block_type", "_pattern"))
+        ):
+            changed[name] = _ends(value, layers)
+    tokens = {name: value for name, value in _TOKENS.items() if name in given}
+    tokens |= {
+        name: 3
+        for name, value in given.items()
+        if name.endswith("_token_id") and isinstance(value, int) and value >= 320 and name not in tokens
+    }
+    for name, value in kind.sub_configs.items() if hasattr(kind, "sub_configs") else ():
+        if name in ("text_config", "decoder") and hasattr(value, "to_dict"):
+            changed[name] = small(value).to_dict()
+    return kind(**{**changed, **tokens, **extra})
+
+
+def _ends(kinds: list[Any], count: int) -> list[Any]:
+    """As many layers of every kind as there is room for."""
+    different = list(dict.fromkeys(kinds)) if all(isinstance(kind, str) for kind in kinds) else kinds
+    return [different[index % len(different)] for index in range(count)]
+
+
+def model(kind: str, task: str, name: str) -> transformers.PreTrainedModel:
+    """A small random model whose answers differ from text to text."""
+    config_class = transformers.CONFIG_MAPPING[kind]
+    torch.manual_seed(0)
+    config = small(config_class)
+    if task == "text-generation" and getattr(config, "is_decoder", None) is False:
+        config.is_decoder = True  # BERT's relatives continue a text if they are told to
+    made = getattr(transformers, name)(config).eval()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            if parameter.dim() > 1 and parameter.is_floating_point():
+                spread = float(parameter.std())
+                parameter.mul_(0.15 / spread) if 0 < spread < 0.15 else None
+    return made
+
+
+def run_on_text(made: transformers.PreTrainedModel, task: str) -> float:
+    """The spread of the answers to a batch of ids with padding. Raises whatever the model raises."""
+    ids = torch.randint(3, 300, (2, 12), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    mask[1, 7:] = 0
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    if TASKS[task].answer.generates and made.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = ids[:, :3]
+    if task == "multiple-choice":
+        inputs = {key: value[:, None].repeat(1, 2, 1) for key, value in inputs.items()}
+    if made.config.is_encoder_decoder and task == "text-classification":
+        ids[ids == 2], ids[0, 11], ids[1, 6] = 3, 2, 2
+    with torch.no_grad():
+        outputs = made(**inputs)
+    return float(outputs[TASKS[task].outputs[0]].float().std())
+
+
+def cell(kind: str, task: str, name: str) -> dict[str, Any]:
+    """What became of one cell: `status` is works, wrong, refused or, where transformers cannot do it, none."""
+    began = time.monotonic()
+
+    def result(status: str, reason: str = "", **more: Any) -> dict[str, Any]:
+        seconds = round(time.monotonic() - began, 1)
+        return {"kind": kind, "task": task, "class": name, "status": status, "reason": reason, "s": seconds, **more}
+
+    try:
+        with quiet():
+            made = model(kind, task, name)
+            size = sum(parameter.numel() for parameter in made.parameters())
+            spread = run_on_text(made, task)
+    except Exception as error:
+        return result("none", f"{type(error).__name__}: {_first(error)}")
+    with tempfile.TemporaryDirectory() as scratch:
+        source, target = Path(scratch) / "source", Path(scratch) / "bundle"
+        try:
+            with quiet():
+                made.save_pretrained(source)
+                warnings.simplefilter("ignore")
+            manifest = export(source, target, task=task, precisions=["fp32"], keep_failed=True)
+        except ExportError as error:
+            cause = error.__cause__
+            return result("refused", _first(error), cause=type(cause).__name__ if cause else "", size=size)
+        except Exception as error:
+            return result(
+                "refused",
+                f"{type(error).__name__}: {_first(error)}",
+                cause="bare",
+                size=size,
+                trace=traceback.format_exc()[-1500:],
+            )
+        variant = manifest.variants["fp32"]
+        import onnx
+
+        counts = [
+            onnx.load(target / graph.file, load_external_data=False).graph.node for graph in variant.graphs.values()
+        ]
+        attention = sum(node.op_type == "Attention" for nodes in counts for node in nodes)
+        softmax = sum(node.op_type == "Softmax" for nodes in counts for node in nodes)
+        gate = variant.parity["gate"]
+        status = "works" if variant.verdict == "exact" else "wrong"
+        return result(
+            status,
+            "" if status == "works" else str(gate),
+            measured=gate["measured"],
+            spread=round(spread, 4),
+            attention=attention,
+            softmax=softmax,
+            size=size,
+        )
+
+
+def _first(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__
+
+
+def _worker(sender: Any, arguments: tuple[str, str, str]) -> None:
+    resource.setrlimit(resource.RLIMIT_DATA, (BYTES, BYTES))
+    warnings.filterwarnings("ignore")
+    try:
+        found = cell(*arguments)
+    except BaseException as error:  # a cell that breaks is a result, too
+        found = {"status": "refused", "reason": f"{type(error).__name__}: {_first(error)}", "cause": "bare"}
+    sender.send(found)
+
+
+def _warm_up() -> None:
+    """Import here, once, what every process would import by itself: most of a small export's time."""
+    from untorch_export.trace.dynamo.program import convert
+
+    class Double(torch.nn.Module):
+        def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return (tensors[0] * 2,)
+
+    torch.set_num_threads(1)
+    with quiet():
+        convert(Double(), {"x": torch.zeros(2, 2)}, {"x": {0: "batch"}}, {"y": {0: "batch"}})
+
+
+def isolated(kind: str, task: str, name: str) -> dict[str, Any]:
+    """`cell` in a process of its own, which is ended when its time is over."""
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_worker, args=(sender, (kind, task, name)))
+    process.start()
+    sender.close()
+    blank = {"kind": kind, "task": task, "class": name}
+    try:
+        if not receiver.poll(SECONDS):
+            return {**blank, "status": "refused", "reason": f"takes more than {SECONDS} seconds", "cause": "time"}
+        return {**blank, **receiver.recv()}
+    except EOFError:
+        process.join()
+        return {**blank, "status": "refused", "reason": f"the process ended with {process.exitcode}", "cause": "crash"}
+    finally:
+        process.kill()
+        process.join()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--page", action="store_true", help="write the page from the results")
+    parser.add_argument("--only", default="", help="cells whose `model_type/task` this pattern finds")
+    parser.add_argument("--again", default="", help="run cells of this status again")
+    arguments = parser.parse_args()
+    found = read(arguments.results)
+    if arguments.page:
+        from architectures5_page import page
+
+        PAGE.write_text(page(list(found.values())), encoding="utf-8")
+        return
+    reference.LONGEST = 130
+    _warm_up()
+    for kind, task, name in cells():
+        key = f"{kind}/{task}"
+        known = found.get(key)
+        if not re.search(arguments.only, key) or (known and not re.search(arguments.again or "^$", known["status"])):
+            continue
+        result = isolated(kind, task, name)
+        with arguments.results.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(result) + "\n")
+        print(f"{key:60} {result['status']:8} {result.get('s', '')} {result['reason'][:150]}", flush=True)
+
+
+def read(path: Path) -> dict[str, dict[str, Any]]:
+    """The last result of each cell."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return {f"{item['kind']}/{item['task']}": item for item in map(json.loads, lines)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -57,7 +57,7 @@ def opened(path: Path | None, encoding: str | None = None) -> IO[str]:
     """
     try:
         # A reader of its own for standard input: a thread that waits in Python's would abort the interpreter's end.
-        file = path.open("rb") if path is not None else open(sys.stdin.fileno(), "rb", closefd=False)
+        file = path.open("rb") if path is not None else open(sys.stdin.fileno(), "rb", closefd=False)  # noqa: SIM115
     except OSError as error:
         raise InputError(f"cannot read {path or 'standard input'}: {error.strerror or error}") from error
     try:

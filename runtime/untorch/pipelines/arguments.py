@@ -62,7 +62,9 @@ def _device(device: Any, placed: Any) -> str:
             raise InputError(f"device_map is {placed!r}; a bundle runs on one device: device=…")
         placed = devices[0]
     if placed in ("balanced", "balanced_low_0", "sequential"):
-        raise InputError(f"device_map={placed!r} divides a model between devices; a bundle runs on one: device=…")
+        raise InputError(
+            f"device_map={placed!r} divides a model between devices; a bundle runs on one device: device=…"
+        )
     return device_name(placed)
 
 

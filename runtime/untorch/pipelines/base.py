@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 P = TypeVar("P", bound=Parameters)
 
-_MISSING: Any = object()
 # Names that every call takes besides the task's own.
 _OF_EVERY_CALL = ("batch_size", "num_workers")
 
@@ -107,7 +106,7 @@ class Pipeline(Rows, ABC, Generic[P]):
 
     def __call__(
         self,
-        inputs: Any = _MISSING,
+        inputs: Any = ...,
         *more: Any,
         batch_size: int | None = None,
         num_workers: int | None = None,
@@ -121,7 +120,7 @@ class Pipeline(Rows, ABC, Generic[P]):
         """
         if more:
             raise InputError(f"{self.task} takes one input or a list of them; got {1 + len(more)} positional arguments")
-        if inputs is _MISSING:
+        if inputs is ...:
             inputs = self._named_inputs(arguments)
         parameters = self._read(self._merged(arguments)) if arguments else self._default_parameters
         batch_size = self._batch_size if batch_size is None else _number("batch_size", batch_size, count)

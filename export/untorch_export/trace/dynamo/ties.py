@@ -3,67 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import numpy as np
+import onnx
+from onnx import helper
 
-from untorch_export.graph import files
-
-if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto, TensorProto
+from untorch_export.graph.rewriting import Graph
 
 # Smaller matrices are not worth the operators around.
 _LEAST_BYTES = 1 << 16
 
 
-def share_transposed(model: ModelProto) -> None:
-    """Have products with the transpose of a matrix that the graph holds as well read that matrix, in place.
+def share_transposed(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A new model whose products with the transpose of a matrix that the graph holds as well read that matrix.
 
     Tracing folds the transpose, and an embedding of 50,000 words would be stored twice. `Gemm` multiplies with a
     transpose as fast; it wants rows of two dimensions.
     """
-    graph = model.graph
-    large = {
-        tensor.name: tensor
-        for tensor in graph.initializer
-        if len(tensor.dims) == 2 and int(np.prod(tensor.dims)) * 4 >= _LEAST_BYTES
-    }
-    nodes: list[NodeProto] = []
-    for node in graph.node:
-        matrix = large.get(node.input[1]) if node.op_type == "MatMul" else None
-        twin = _twin(matrix, large.values()) if matrix is not None else None
-        nodes += [node] if twin is None else _product(model, node, twin)
-    del graph.node[:]
-    graph.node.extend(nodes)
-    files.drop_unused(graph)
+    graph = Graph(model)
+    large = {name: graph.shape(name) for name in graph.weights}
+    large = {name: shape for name, shape in large.items() if len(shape) == 2 and np.prod(shape) * 4 >= _LEAST_BYTES}
+    for product in graph.of("MatMul"):
+        matrix = product.input[1]
+        if matrix in large:
+            turned = [name for name in large if name != matrix and large[name] == large[matrix][::-1]]
+            if (twin := _twin(graph, matrix, turned)) is not None:
+                graph.replace(product, _product(graph, product, twin))
+    return graph.finish()
 
 
-def _twin(matrix: TensorProto, others: Iterable[TensorProto]) -> TensorProto | None:
+def _twin(graph: Graph, matrix: str, others: Iterable[str]) -> str | None:
     """The one among `others` whose transpose a matrix is."""
-    from onnx.numpy_helper import to_array
+    values = None
+    for name in others:
+        values = graph.constant(matrix).T if values is None else values
+        if np.array_equal(graph.constant(name), values):
+            return name
+    return None
 
-    turned = [tensor for tensor in others if tensor is not matrix and [*tensor.dims] == [*matrix.dims][::-1]]
-    values = to_array(matrix).T if turned else None
-    return next((tensor for tensor in turned if np.array_equal(to_array(tensor), values)), None)
 
-
-def _product(model: ModelProto, node: NodeProto, matrix: TensorProto) -> list[NodeProto]:
-    """What `node` multiplies, with the transpose of `matrix` (width, size)."""
-    from onnx import TensorProto, helper
-
-    rows, result = node.input[0], node.output[0]
-    flat, outer, shape, product = (f"{result}.{part}" for part in ("flat", "outer", "shape", "product"))
-    width, size = matrix.dims
-    model.graph.initializer.extend(
-        [
-            helper.make_tensor(f"{result}.any", TensorProto.INT64, [2], [-1, size]),
-            helper.make_tensor(f"{result}.width", TensorProto.INT64, [1], [width]),
-        ]
-    )
+def _product(graph: Graph, product: onnx.NodeProto, matrix: str) -> list[onnx.NodeProto]:
+    """What `product` multiplies, with the transpose of `matrix` (width, size)."""
+    rows, result, name = product.input[0], product.output[0], product.name
+    flat, outer, shape, whole = (f"{result}.{part}" for part in ("flat", "outer", "shape", "product"))
+    width, size = graph.shape(matrix)
+    any_rows = graph.add_constant(f"{result}.any", np.array([-1, size], np.int64))
+    last = graph.add_constant(f"{result}.width", np.array([width], np.int64))
     return [
-        helper.make_node("Reshape", [rows, f"{result}.any"], [flat], f"{node.name}/flat"),
-        helper.make_node("Gemm", [flat, matrix.name], [product], f"{node.name}/product", transB=1),
-        helper.make_node("Shape", [rows], [outer], f"{node.name}/outer", start=0, end=-1),
-        helper.make_node("Concat", [outer, f"{result}.width"], [shape], f"{node.name}/shape", axis=0),
-        helper.make_node("Reshape", [product, shape], [result], f"{node.name}/whole"),
+        helper.make_node("Reshape", [rows, any_rows], [flat], f"{name}/flat"),
+        helper.make_node("Gemm", [flat, matrix], [whole], f"{name}/product", transB=1),
+        helper.make_node("Shape", [rows], [outer], f"{name}/outer", start=0, end=-1),
+        helper.make_node("Concat", [outer, last], [shape], f"{name}/shape", axis=0),
+        helper.make_node("Reshape", [whole, shape], [result], f"{name}/whole"),
     ]

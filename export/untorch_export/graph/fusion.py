@@ -13,10 +13,14 @@ import onnx
 from onnx import helper
 
 from untorch.bundle.config import ModelConfig
+from untorch.ort.devices import Device
 from untorch_export.graph import files, softmax
 from untorch_export.graph.rewriting import CONTRIB, Graph, attribute, node
 from untorch_export.graph.shapes import infer
 from untorch_export.graph.standard import fuse_standard, is_standard, obstacle
+
+# What the standard's LayerNormalization adds to a variance where it does not say.
+_EPSILON = 1e-5
 
 
 def fuse(path: Path, config: dict[str, Any], *, device: str = "cpu") -> onnx.ModelProto:
@@ -30,20 +34,21 @@ def fuse(path: Path, config: dict[str, Any], *, device: str = "cpu") -> onnx.Mod
     from onnxruntime.transformers.fusion_options import FusionOptions
     from onnxruntime.transformers.optimizer import optimize_model
 
+    on_gpu = Device(device).is_gpu
     options = FusionOptions("bert")
     options.use_multi_head_attention = True
     options.use_raw_attention_mask(True)
-    options.enable_skip_layer_norm = device == "cuda"
-    options.enable_bias_skip_layer_norm = device == "cuda"
+    options.enable_skip_layer_norm = on_gpu
+    options.enable_bias_skip_layer_norm = on_gpu
     options.enable_embed_layer_norm = False
-    options.enable_bias_gelu = device == "cuda"
+    options.enable_bias_gelu = on_gpu
     # Its rotary operator wants positions for every row, and tracing gives those of one.
     options.enable_rotary_embeddings = False
     known = ModelConfig(config)
     heads = int(known.get("num_attention_heads") or 0)
     graph = Graph(files.load(path))
-    fuse_standard(graph, grouped=device == "cpu")
-    _take_known_forms(graph, device)
+    fuse_standard(graph, grouped=not on_gpu)
+    _take_known_forms(graph, on_gpu=on_gpu)
     prepared = graph.finish()
     prepared.producer_name = "pytorch"  # the optimizer warns of any other
     with redirect_stdout(StringIO()):  # it prints where it cannot infer a shape, and goes on
@@ -61,15 +66,18 @@ def fuse(path: Path, config: dict[str, Any], *, device: str = "cpu") -> onnx.Mod
     return graph.finish()
 
 
-def _take_known_forms(graph: Graph, device: str) -> None:
+def _take_known_forms(graph: Graph, *, on_gpu: bool) -> None:
     """Give operators that the standard has since opset 17 the forms that ONNX Runtime's optimizer knows."""
     for gelu in graph.of("Gelu"):
         if not gelu.domain:
             kind = "FastGelu" if attribute(gelu, "approximate", b"none") == b"tanh" else "Gelu"
             graph.replace(gelu, [node(kind, gelu.input, gelu.output[0], domain=CONTRIB)])
-    if device != "cuda":
+    if not on_gpu:
         return
-    for norm in graph.of("LayerNormalization"):  # it fails where a norm before which something is added has no bias
+    for norm in graph.of("LayerNormalization"):
+        # Where something is added before a norm, it fails if there is no bias, and takes 1e-12 for the standard's 1e-5.
+        if attribute(norm, "epsilon", None) is None:
+            norm.attribute.append(helper.make_attribute("epsilon", _EPSILON))
         scale = norm.input[1]
         if len(norm.input) < 3 and graph.is_constant(scale):
             zeros = graph.add_constant(f"{scale}.no_bias", np.zeros_like(graph.constant(scale)))

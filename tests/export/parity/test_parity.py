@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as npst
 from helpers.families import family
 from untorch.bundle.folder import Bundle
 from untorch_export import export as road
-from untorch_export import variants
+from untorch_export import precisions
 from untorch_export.answers import figures
 from untorch_export.checkpoint.inputs import encode
 from untorch_export.checkpoint.load import load
@@ -172,7 +172,7 @@ def spoil_int8(monkeypatch):
     """Have the quantizer lose the sign of one weight matrix, as a defect in it would."""
     from onnx import numpy_helper
 
-    whole = variants.quantize_int8
+    whole = precisions.quantize_int8
 
     def broken(model, batches):
         for tensor in model.graph.initializer:
@@ -180,7 +180,7 @@ def spoil_int8(monkeypatch):
                 tensor.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(tensor), tensor.name))
         return whole(model, batches)
 
-    monkeypatch.setattr(variants, "quantize_int8", broken)
+    monkeypatch.setattr(precisions, "quantize_int8", broken)
 
 
 def test_a_variant_that_misses_its_gate_is_left_out_and_says_why(folder, tmp_path, monkeypatch):

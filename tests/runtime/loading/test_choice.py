@@ -124,8 +124,6 @@ _COMPARED = re.compile(
     (cpu|cuda|openvino|_kernels|_packed|int8_kernels|fp16_packed)\b""",
     re.VERBOSE,
 )
-# A graph is fused for a kind of device by name: it is the exporter's own word, not a device of the runtime's.
-_ALLOWED = {"graph/fusion.py"}
 
 
 @pytest.mark.parametrize("package", ["runtime/untorch", "export/untorch_export"])
@@ -134,7 +132,7 @@ def test_no_room_but_its_own_compares_a_device_or_a_suffix(package):
     found = [
         f"{path.relative_to(folder)}:{number}: {line.strip()}"
         for path in sorted(folder.rglob("*.py"))
-        if path.relative_to(folder).as_posix() not in _ROOMS | _ALLOWED
+        if path.relative_to(folder).as_posix() not in _ROOMS
         for number, line in enumerate(path.read_text().splitlines(), 1)
         if _COMPARED.search(line) or re.search(r"[dD]evice\w*\.(partition|split|startswith)\(", line)
     ]

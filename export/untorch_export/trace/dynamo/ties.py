@@ -2,68 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from untorch_export.graph import files
+from untorch_export.graph.rewriting import Graph, node
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto, TensorProto
+    from onnx import ModelProto, NodeProto
 
-# Smaller matrices are not worth the operators around.
-_LEAST_BYTES = 1 << 16
+# Matrices of fewer elements are not worth the operators around.
+_LEAST = 1 << 12
 
 
-def share_transposed(model: ModelProto) -> None:
-    """Have products with the transpose of a matrix that the graph holds as well read that matrix, in place.
+def share_transposed(model: ModelProto) -> ModelProto:
+    """A model whose products with the transpose of a matrix that it holds as well read that matrix.
 
     Tracing folds the transpose, and an embedding of 50,000 words would be stored twice. `Gemm` multiplies with a
     transpose as fast; it wants rows of two dimensions.
     """
-    graph = model.graph
-    large = {
-        tensor.name: tensor
-        for tensor in graph.initializer
-        if len(tensor.dims) == 2 and int(np.prod(tensor.dims)) * 4 >= _LEAST_BYTES
-    }
-    nodes: list[NodeProto] = []
-    for node in graph.node:
-        matrix = large.get(node.input[1]) if node.op_type == "MatMul" else None
-        twin = _twin(matrix, large.values()) if matrix is not None else None
-        nodes += [node] if twin is None else _product(model, node, twin)
-    del graph.node[:]
-    graph.node.extend(nodes)
-    files.drop_unused(graph)
+    graph = Graph(model)
+    shapes = {name: graph.shape(name) for name in graph.weights}
+    large = {name: shape for name, shape in shapes.items() if len(shape) == 2 and shape[0] * shape[1] >= _LEAST}
+    for product in graph.of("MatMul"):
+        matrix = product.input[1]
+        if matrix in large:
+            turned = (name for name, shape in large.items() if shape == large[matrix][::-1] and name != matrix)
+            twin = next((name for name in turned if _is_transpose(graph, matrix, name)), None)
+            if twin is not None:
+                graph.replace(product, _product(graph, product, twin))
+    return graph.finish()
 
 
-def _twin(matrix: TensorProto, others: Iterable[TensorProto]) -> TensorProto | None:
-    """The one among `others` whose transpose a matrix is."""
-    from onnx.numpy_helper import to_array
-
-    turned = [tensor for tensor in others if tensor is not matrix and [*tensor.dims] == [*matrix.dims][::-1]]
-    values = to_array(matrix).T if turned else None
-    return next((tensor for tensor in turned if np.array_equal(to_array(tensor), values)), None)
+def _is_transpose(graph: Graph, matrix: str, other: str) -> bool:
+    return np.array_equal(graph.constant(matrix).T, graph.constant(other))
 
 
-def _product(model: ModelProto, node: NodeProto, matrix: TensorProto) -> list[NodeProto]:
-    """What `node` multiplies, with the transpose of `matrix` (width, size)."""
-    from onnx import TensorProto, helper
-
-    rows, result = node.input[0], node.output[0]
-    flat, outer, shape, product = (f"{result}.{part}" for part in ("flat", "outer", "shape", "product"))
-    width, size = matrix.dims
-    model.graph.initializer.extend(
-        [
-            helper.make_tensor(f"{result}.any", TensorProto.INT64, [2], [-1, size]),
-            helper.make_tensor(f"{result}.width", TensorProto.INT64, [1], [width]),
-        ]
-    )
+def _product(graph: Graph, product: NodeProto, matrix: str) -> list[NodeProto]:
+    """The nodes that multiply what `product` does with the transpose of `matrix` (width, size)."""
+    rows, result = product.input[0], product.output[0]
+    width, size = graph.shape(matrix)
+    flat_shape = graph.add_constant(f"{result}.rows", np.array([-1, size]))
+    flat, outer, shape, flat_result = (f"{result}.{part}" for part in ("flat", "outer", "shape", "product"))
     return [
-        helper.make_node("Reshape", [rows, f"{result}.any"], [flat], f"{node.name}/flat"),
-        helper.make_node("Gemm", [flat, matrix.name], [product], f"{node.name}/product", transB=1),
-        helper.make_node("Shape", [rows], [outer], f"{node.name}/outer", start=0, end=-1),
-        helper.make_node("Concat", [outer, f"{result}.width"], [shape], f"{node.name}/shape", axis=0),
-        helper.make_node("Reshape", [product, shape], [result], f"{node.name}/whole"),
+        node("Reshape", [rows, flat_shape], flat),
+        node("Gemm", [flat, matrix], flat_result, transB=1),
+        node("Shape", [rows], outer, start=0, end=-1),
+        node("Concat", [outer, graph.add_constant(f"{result}.width", np.array([width]))], shape, axis=0),
+        node("Reshape", [flat_result, shape], result),
     ]

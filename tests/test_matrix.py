@@ -16,7 +16,7 @@ import torch
 import transformers
 
 from helpers.architectures import ARCHITECTURES, CAUSAL, HEADS, SEQ2SEQ, Architecture, checkpoint, table
-from helpers.comparing import same
+from helpers.comparing import same, transformers_pipeline
 from helpers.paths import ROOT
 from untorch import pipeline
 from untorch.bundle.folder import Bundle
@@ -102,7 +102,7 @@ def _compare(task: str, source: Path, bundle: Path) -> None:
     else:
         transformers.logging.set_verbosity_error()
         kind = "translation_en_to_de" if task == "translation" else task
-        theirs = transformers.pipeline(kind, _loadable(source), tokenizer=str(source), device="cpu")
+        theirs = transformers_pipeline(kind, _loadable(source), tokenizer=str(source))
         _compare_answers(task, ours, theirs)
 
 

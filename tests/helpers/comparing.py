@@ -11,6 +11,9 @@ import transformers
 
 from untorch import pipeline
 
+# Tasks that transformers 5 has no pipelines for any more.
+DROPPED = ("question-answering", "summarization", "translation", "text2text-generation")
+
 TEXTS = [
     "I've been waiting for a HuggingFace course my whole life.",
     "hello people, this city is a good movie!",
@@ -41,7 +44,14 @@ def same(ours, theirs, tolerance=1e-4):
         assert ours == theirs
 
 
+def transformers_pipeline(task: str, source, **options):
+    """transformers' own pipeline, on the CPU. Skips the test where the installed version no longer has one."""
+    if int(transformers.__version__.partition(".")[0]) >= 5 and task.startswith(DROPPED):
+        pytest.skip(f"transformers 5 has no pipeline for {task}; `make test-optimum` compares with that of 4.57")
+    return transformers.pipeline(task, source, device="cpu", **options)
+
+
 @cache
 def both(task: str, source: Path, bundle: Path):
     """(ours, transformers') for one checkpoint and the bundle made of it."""
-    return pipeline(task, bundle, precision="fp32"), transformers.pipeline(task, str(source), device="cpu")
+    return pipeline(task, bundle, precision="fp32"), transformers_pipeline(task, str(source))

@@ -169,7 +169,7 @@ def cell(kind: str, task: str, name: str) -> dict[str, Any]:
         try:
             with quiet():
                 made.save_pretrained(source)
-                warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore")
             manifest = export(source, target, task=task, precisions=["fp32"], keep_failed=True)
         except ExportError as error:
             cause = error.__cause__

@@ -32,8 +32,9 @@ def trace(model: PreTrainedModel, folder: Path) -> dict[str, Path]:
     outputs = {"logits": TEXT, **dict.fromkeys(caches.named(past, "present"), PRESENT_CACHE)}
     with patches.applied(model):
         graph = convert(_module(model, [*sample, *inputs]), {**sample, **inputs}, axes, outputs)
+    graph = share_transposed(graph)
     path = folder / "model.onnx"
-    files.save(share_transposed(graph), path)
+    files.save(graph, path)
     return {"model": path}
 
 

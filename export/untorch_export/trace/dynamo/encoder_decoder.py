@@ -39,7 +39,8 @@ def trace(model: PreTrainedModel, folder: Path) -> dict[str, Path]:
         with torch.no_grad():
             states, own, cross = _read(model, ids, mask, samples.ids(model, samples.BATCH, PAST, seed=1))
         encoder = _encoder(model, {"input_ids": ids, "attention_mask": mask}, cross)
-        decoder = share_transposed(_decoder(model, mask, own, cross, states.shape[-1]))
+        decoder = _decoder(model, mask, own, cross, states.shape[-1])
+    decoder = share_transposed(decoder)
     shared = files.save_shared([encoder, decoder], folder / "model_shared.onnx_data")
     paths = {"encoder": folder / "encoder_model.onnx", "decoder": folder / "decoder_model.onnx"}
     for graph, path in zip((encoder, decoder), paths.values(), strict=True):

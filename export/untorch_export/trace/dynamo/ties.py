@@ -2,57 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
-from onnx import helper
 
-from untorch_export.graph.rewriting import Graph
+from untorch_export.graph.rewriting import Graph, node
 
-# Smaller matrices are not worth the operators around.
-_LEAST_BYTES = 1 << 16
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+# Matrices of fewer elements are not worth the operators around.
+_LEAST = 1 << 12
 
 
-def share_transposed(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A new model whose products with the transpose of a matrix that the graph holds as well read that matrix.
+def share_transposed(model: ModelProto) -> ModelProto:
+    """A model whose products with the transpose of a matrix that it holds as well read that matrix.
 
     Tracing folds the transpose, and an embedding of 50,000 words would be stored twice. `Gemm` multiplies with a
     transpose as fast; it wants rows of two dimensions.
     """
     graph = Graph(model)
-    large = {name: graph.shape(name) for name in graph.weights}
-    large = {name: shape for name, shape in large.items() if len(shape) == 2 and np.prod(shape) * 4 >= _LEAST_BYTES}
+    shapes = {name: graph.shape(name) for name in graph.weights}
+    large = {name: shape for name, shape in shapes.items() if len(shape) == 2 and shape[0] * shape[1] >= _LEAST}
     for product in graph.of("MatMul"):
         matrix = product.input[1]
         if matrix in large:
-            turned = [name for name in large if name != matrix and large[name] == large[matrix][::-1]]
-            if (twin := _twin(graph, matrix, turned)) is not None:
+            turned = (name for name, shape in large.items() if shape == large[matrix][::-1] and name != matrix)
+            twin = next((name for name in turned if _is_transpose(graph, matrix, name)), None)
+            if twin is not None:
                 graph.replace(product, _product(graph, product, twin))
     return graph.finish()
 
 
-def _twin(graph: Graph, matrix: str, others: Iterable[str]) -> str | None:
-    """The one among `others` whose transpose a matrix is."""
-    values = None
-    for name in others:
-        values = graph.constant(matrix).T if values is None else values
-        if np.array_equal(graph.constant(name), values):
-            return name
-    return None
+def _is_transpose(graph: Graph, matrix: str, other: str) -> bool:
+    return np.array_equal(graph.constant(matrix).T, graph.constant(other))
 
 
-def _product(graph: Graph, product: onnx.NodeProto, matrix: str) -> list[onnx.NodeProto]:
-    """What `product` multiplies, with the transpose of `matrix` (width, size)."""
-    rows, result, name = product.input[0], product.output[0], product.name
-    flat, outer, shape, whole = (f"{result}.{part}" for part in ("flat", "outer", "shape", "product"))
+def _product(graph: Graph, product: NodeProto, matrix: str) -> list[NodeProto]:
+    """The nodes that multiply what `product` does with the transpose of `matrix` (width, size)."""
+    rows, result = product.input[0], product.output[0]
     width, size = graph.shape(matrix)
-    any_rows = graph.add_constant(f"{result}.any", np.array([-1, size], np.int64))
-    last = graph.add_constant(f"{result}.width", np.array([width], np.int64))
+    flat_shape = graph.add_constant(f"{result}.rows", np.array([-1, size]))
+    flat, outer, shape, flat_result = (f"{result}.{part}" for part in ("flat", "outer", "shape", "product"))
     return [
-        helper.make_node("Reshape", [rows, any_rows], [flat], f"{name}/flat"),
-        helper.make_node("Gemm", [flat, matrix], [whole], f"{name}/product", transB=1),
-        helper.make_node("Shape", [rows], [outer], f"{name}/outer", start=0, end=-1),
-        helper.make_node("Concat", [outer, last], [shape], f"{name}/shape", axis=0),
-        helper.make_node("Reshape", [whole, shape], [result], f"{name}/whole"),
+        node("Reshape", [rows, flat_shape], flat),
+        node("Gemm", [flat, matrix], flat_result, transB=1),
+        node("Shape", [rows], outer, start=0, end=-1),
+        node("Concat", [outer, graph.add_constant(f"{result}.width", np.array([width]))], shape, axis=0),
+        node("Reshape", [flat_result, shape], result),
     ]

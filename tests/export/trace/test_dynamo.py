@@ -21,7 +21,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),
 ]
 
-SMALL = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+SMALL = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+SMALL["intermediate_size"] = 64
 IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 BART = {
     "vocab_size": 300,
@@ -160,5 +161,5 @@ def test_encoder_and_decoder_share_what_both_read(bart):
 
 def test_a_state_that_is_no_cache_of_keys_is_refused_by_name(tmp_path):
     config = transformers.MambaConfig(vocab_size=300, hidden_size=32, num_hidden_layers=2, state_size=4)
-    with pytest.raises(ExportError, match="MambaForCausalLM cannot be exported to generate: .*state"):
+    with pytest.raises(ExportError, match=r"MambaForCausalLM cannot be exported to generate: .*state"):
         traced(transformers.MambaForCausalLM(config), "text-generation", tmp_path)

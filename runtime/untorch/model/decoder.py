@@ -65,7 +65,7 @@ class Decoder:
         self._merged = "use_cache_branch" in self.input_names
 
     def begin(self, rows: int, encoded: Mapping[str, Value]) -> Cache | None:
-        """The cache before the first step of `rows` texts, from the keys and values that an encoder gave, by output name.
+        """The cache before the first step, from the keys and values that an encoder gave, by output name.
 
         None where it gave none: the first step makes them then.
         """

@@ -63,9 +63,9 @@ class Decoder:
         self._merged = "use_cache_branch" in self.input_names
 
     def begin(self, rows: int, encoded: Mapping[str, Value]) -> Cache | None:
-        """The cache before the first step, with the keys and values that an encoder gave (its outputs by name).
+        """The cache before the first step, from the keys and values that an encoder gave, by output name.
 
-        None for an encoder that gives none: the first step makes them then.
+        None where it gave none: the first step makes them then.
         """
         if not encoded:
             return None

@@ -21,13 +21,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),
 ]
 
-SMALL = {
-    "vocab_size": 300,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-}
+SMALL = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+SMALL["intermediate_size"] = 64
 IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 BART = {
     "vocab_size": 300,

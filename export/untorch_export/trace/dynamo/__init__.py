@@ -24,8 +24,8 @@ def trace(model: PreTrainedModel, task: Task, folder: Path) -> dict[str, Path]:
         if not task.answer.generates:
             return forward.trace(model, task, folder)
         if model.config.is_encoder_decoder:
-            return encoder_decoder.trace(model, folder)
-        return decoder.trace(model, folder)
+            return encoder_decoder.trace(model, task, folder)
+        return decoder.trace(model, task, folder)
     except ExportError:
         raise
     except Exception as error:  # a model that cannot be traced fails in its own way

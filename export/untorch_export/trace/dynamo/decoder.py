@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from untorch_export.checkpoint.tasks import Task
 from untorch_export.graph import files
 from untorch_export.trace.dynamo import caches, patches, samples
 from untorch_export.trace.dynamo.program import Axes, convert
@@ -23,14 +24,14 @@ PAST_CACHE: Axes = {0: "batch", 2: "past_sequence"}
 PRESENT_CACHE: Axes = {0: "batch", 2: "past_sequence + sequence"}
 
 
-def trace(model: PreTrainedModel, folder: Path) -> dict[str, Path]:
+def trace(model: PreTrainedModel, task: Task, folder: Path) -> dict[str, Path]:
     """Write `model.onnx`: ids, mask, positions and a cache in; logits and the cache after them out."""
     sample, past = _sample(model)
     inputs = caches.named(past, "past_key_values")
     axes = {**dict.fromkeys(sample, TEXT), **dict.fromkeys(inputs, PAST_CACHE)}
     axes["attention_mask"] = {0: "batch", 1: PRESENT_CACHE[2]}
     outputs = {"logits": TEXT, **dict.fromkeys(caches.named(past, "present"), PRESENT_CACHE)}
-    with patches.applied(model):
+    with patches.applied(model, task):
         graph = convert(_module(model, [*sample, *inputs]), {**sample, **inputs}, axes, outputs)
     graph = share_transposed(graph)
     path = folder / "model.onnx"

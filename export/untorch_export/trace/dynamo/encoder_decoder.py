@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from untorch_export.answers import HIDDEN
+from untorch_export.checkpoint.tasks import Task
 from untorch_export.errors import ExportError
 from untorch_export.graph import files
 from untorch_export.trace.dynamo import caches, patches, samples
@@ -27,7 +28,7 @@ _SOURCE: Axes = {0: "batch", 1: "encoder_sequence"}
 _CROSS_CACHE: Axes = {0: "batch", 2: "encoder_sequence"}
 
 
-def trace(model: PreTrainedModel, folder: Path) -> dict[str, Path]:
+def trace(model: PreTrainedModel, task: Task, folder: Path) -> dict[str, Path]:
     """Write `encoder_model.onnx` and `decoder_model.onnx`. Weights that both have lie in a file beside them, once."""
     import torch
 
@@ -35,7 +36,7 @@ def trace(model: PreTrainedModel, folder: Path) -> dict[str, Path]:
     ids = samples.ids(model, samples.BATCH, length)
     mask = torch.ones_like(ids)
     mask[1, length // 2 :] = 0
-    with patches.applied(model):
+    with patches.applied(model, task):
         with torch.no_grad():
             states, own, cross = _read(model, ids, mask, samples.ids(model, samples.BATCH, PAST, seed=1))
         encoder = _encoder(model, {"input_ids": ids, "attention_mask": mask}, cross)

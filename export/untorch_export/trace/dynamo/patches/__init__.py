@@ -6,20 +6,38 @@ The replacements compute the same; PyTorch's own code stays the reference that t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from untorch_export.checkpoint.tasks import Task
-from untorch_export.trace.dynamo.patches import inputs
+from untorch_export.trace.dynamo.patches import funnel, generators, inputs, longformer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-arguments, has_mask, has_token_types, length = inputs.arguments, inputs.has_mask, inputs.has_token_types, inputs.length
+arguments, has_mask, has_token_types = inputs.arguments, inputs.has_mask, inputs.has_token_types
 
 
 @contextmanager
-def applied(model: PreTrainedModel, task: Task | None = None) -> Iterator[None]:
-    """While it lasts, the model's code is fit for tracing."""
-    with ExitStack():
+def applied(model: PreTrainedModel, task: Task) -> Iterator[None]:
+    """While it lasts, the model's code is fit for tracing. Raises ExportError where it cannot be made so."""
+    with _of(model, task):
         yield
+
+
+def _of(model: PreTrainedModel, task: Task) -> AbstractContextManager[None]:
+    kind = model.config.model_type
+    if kind == "longformer":
+        return longformer.applied(model, task)
+    if kind == "funnel":
+        return funnel.applied(model)
+    if kind == "falcon":
+        return generators.falcon(model)
+    if kind == "mpt":
+        return generators.mpt()
+    return nullcontext()
+
+
+def length(model: PreTrainedModel) -> int:
+    """How long a sample text is."""
+    return longformer.length(model) if model.config.model_type == "longformer" else inputs.length(model)

@@ -7,7 +7,6 @@ import pytest
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from transformers.pipelines.text_classification import ClassificationFunction
 
 from helpers.checkpoints import small_bert
@@ -201,14 +200,14 @@ def test_token_states(tiny):
     same(ours("hello " * 500, truncation=True), theirs("hello " * 500, truncation=True))
     arguments = {"tokenize_kwargs": {"truncation": True, "max_length": 5}}
     same(ours(texts[0], **arguments), theirs(texts[0], **arguments))
-    for given in (
+    for more in (
         {"max_length": 3},
         {"padding": "max_length", "max_length": 10, "truncation": True},
         {"padding": "max_length", "max_length": 10},
         {"padding": True, "pad_to_multiple_of": 8, "padding_side": "left"},
         {"add_special_tokens": False},
     ):
-        same(ours(texts[:2], tokenize_kwargs=dict(given)), theirs(texts[:2], tokenize_kwargs=dict(given)))
+        same(ours(texts[:2], tokenize_kwargs=dict(more)), theirs(texts[:2], tokenize_kwargs=dict(more)))
     for name in ("stride", "return_length", "split_special_tokens"):
         with pytest.raises(InputError, match=f"tokenize_kwargs takes no {name}"):
             ours("hello", tokenize_kwargs={name: 7})

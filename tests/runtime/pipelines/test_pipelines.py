@@ -7,6 +7,7 @@ import pytest
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers.pipelines.text_classification import ClassificationFunction
 
 from helpers.checkpoints import small_bert
 from untorch import AutoModelForSequenceClassification, InputError, SequenceTooLongError, TaskError, pipeline
@@ -75,8 +76,16 @@ def classifiers(request, make_bundle):
         {"function_to_apply": "none"},
         {"function_to_apply": "sigmoid", "top_k": None},
         {"function_to_apply": "softmax", "top_k": 5},
+        {"function_to_apply": ClassificationFunction.SIGMOID},
+        {"return_all_scores": True},
+        {"return_all_scores": False},
+        {"return_all_scores": True, "top_k": 1},
+        {"max_length": 6},
+        {"padding": "max_length", "max_length": 12, "truncation": True},
+        {"padding": True, "pad_to_multiple_of": 8, "verbose": False},
     ],
 )
+@pytest.mark.filterwarnings("ignore:.return_all_scores. is now deprecated:UserWarning")
 def test_classification_options(classifiers, arguments):
     ours, theirs = classifiers
     same(ours(TEXTS, **arguments), theirs(TEXTS, **arguments))
@@ -101,6 +110,20 @@ def test_pairs_in_every_spelling(classifiers):
     same(ours([pair, pair], top_k=None), theirs([pair, pair], top_k=None))
     old = [[["hello world", "this is great"]]]
     same(ours(old), theirs(old))
+
+
+@pytest.mark.parametrize("strategy", [True, "longest_first", "only_first", "only_second"])
+def test_a_pair_is_cut_where_the_strategy_says(classifiers, strategy):
+    ours, theirs = classifiers
+    pair = {"text": "hello world " * 9, "text_pair": "this is great " * 9}
+    arguments = {"truncation": strategy, "max_length": 40}
+    same(ours([pair], **arguments), theirs([pair], **arguments))
+
+
+def test_pairs_and_single_texts_in_one_list(classifiers):
+    ours, theirs = classifiers
+    items = [{"text": "hello", "text_pair": "world"}, {"text": "hello"}, {"text": "a", "text_pair": ""}]
+    same(ours(items), theirs(items))
 
 
 def test_a_generator_gives_a_generator(classifiers):
@@ -177,6 +200,17 @@ def test_token_states(tiny):
     same(ours("hello " * 500, truncation=True), theirs("hello " * 500, truncation=True))
     arguments = {"tokenize_kwargs": {"truncation": True, "max_length": 5}}
     same(ours(texts[0], **arguments), theirs(texts[0], **arguments))
+    for more in (
+        {"max_length": 3},
+        {"padding": "max_length", "max_length": 10, "truncation": True},
+        {"padding": "max_length", "max_length": 10},
+        {"padding": True, "pad_to_multiple_of": 8, "padding_side": "left"},
+        {"add_special_tokens": False},
+    ):
+        same(ours(texts[:2], tokenize_kwargs=dict(more)), theirs(texts[:2], tokenize_kwargs=dict(more)))
+    for name in ("stride", "return_length", "split_special_tokens"):
+        with pytest.raises(InputError, match=f"tokenize_kwargs takes no {name}"):
+            ours("hello", tokenize_kwargs={name: 7})
     np.testing.assert_allclose(
         ours(texts[0], return_tensors=True), theirs(texts[0], return_tensors=True).numpy(), atol=1e-4
     )

@@ -77,6 +77,16 @@ def test_chats(pipelines, arguments):
         ours([{"role": "user"}])
 
 
+def test_the_prompts_and_the_form_of_the_answer_by_transformers_own_names(pipelines):
+    ours, theirs = pipelines("text-generation", "GPT2")
+    arguments = {"max_new_tokens": 4, "do_sample": False}
+    same(ours(text_inputs="hello", **arguments), theirs(text_inputs="hello", **arguments))
+    for kind in transformers.pipelines.text_generation.ReturnType:
+        same(ours("hello", return_type=kind, **arguments), theirs("hello", return_type=kind, **arguments))
+    with pytest.raises(InputError, match="return_type"):
+        ours("hello", return_type=7)
+
+
 def test_batches_and_generators_give_the_same_texts(pipelines):
     ours, theirs = pipelines("text-generation", "Llama")
     arguments = {"max_new_tokens": 10, "do_sample": False}
@@ -151,13 +161,19 @@ def test_text2text(pipelines, family, arguments):
     same(ours(PROMPTS[0], **arguments), theirs(PROMPTS[0], **arguments))
 
 
-@pytest.mark.parametrize("task", ["summarization", "translation_en_to_de", "translation_en_to_fr"])
+@pytest.mark.parametrize("task", ["summarization", "translation", "translation_en_to_de", "translation_en_to_fr"])
 def test_the_configs_prefixes_and_defaults(pipelines, task):
     ours, theirs = pipelines(task, "T5", task_specific_params=SPECIFIC)
     arguments = {"max_new_tokens": 8}
     same(ours(PROMPTS, **arguments), theirs(PROMPTS, **arguments))
     same(ours(PROMPTS[0], **arguments), theirs(PROMPTS[0], **arguments))
     assert ours.prefix == (theirs.prefix or "")
+
+
+def test_translation_without_languages_says_which_it_takes(pipelines):
+    ours, _ = pipelines("translation", "T5", task_specific_params=SPECIFIC)
+    with pytest.warns(UserWarning, match="translation_en_to_de"):
+        pipeline("translation", ours.model, ours.tokenizer)
 
 
 def test_a_model_of_many_languages(make_bundle):

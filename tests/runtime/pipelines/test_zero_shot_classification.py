@@ -52,6 +52,11 @@ def test_labels_without_their_name_and_from_the_constructor(pipelines):
     same(built(TEXTS[0]), theirs(TEXTS[0], LABELS))
 
 
+def test_the_texts_by_transformers_own_name(pipelines):
+    ours, theirs = pipelines
+    same(ours(sequences=TEXTS[0], candidate_labels=LABELS), theirs(sequences=TEXTS[0], candidate_labels=LABELS))
+
+
 def test_inputs_with_labels_of_their_own(pipelines):
     ours, theirs = pipelines
     items = [{"text": TEXTS[0], "candidate_labels": "good, city"}, TEXTS[1]]

@@ -68,7 +68,9 @@ def compare(
 ) -> dict[str, Variant]:
     """The variants with their verdicts and parity reports, and `golden.npz` written."""
     if checkpoint.answer.generates:
-        return judged(variants, generation.compare(checkpoint, bundle, variants, bundle / GOLDEN))
+        own = texts is not None and texts.about["source"] != "built-in"
+        given = {"texts": texts.texts} if own and texts is not None else {}
+        return judged(variants, generation.compare(checkpoint, bundle, variants, bundle / GOLDEN, **given))
     runs = {
         name: _runner(bundle, variant)
         for name, variant in variants.items()

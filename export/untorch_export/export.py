@@ -22,11 +22,10 @@ from untorch_export.checkpoint.switches import described
 from untorch_export.errors import ExportError, ExportWarning, GateError
 from untorch_export.parity import compare, evalset, gates, road
 from untorch_export.parity.texts import CALIBRATION_TEXTS
+from untorch_export.precisions import INT8_KERNELS, NAMES, REDUCED
 from untorch_export.trace import transformers_5
 from untorch_export.variants import Progress, build
 
-INT8_KERNELS = f"int8{KERNELS}"
-PRECISIONS = ("fp32", "int8", INT8_KERNELS, "fp16", f"fp16{PACKED}")
 # And int8_kernels, where this machine can run and compare it.
 DEFAULT_PRECISIONS = ("fp32", "int8")
 
@@ -158,16 +157,18 @@ def _prove(
 
 def _check_precisions(precisions: Sequence[str]) -> None:
     """Raise ExportError for precisions that do not exist, or that cannot be had here or without another."""
-    unknown = [name for name in precisions if name not in PRECISIONS]
+    unknown = [name for name in precisions if name not in NAMES]
     if unknown or not precisions:
-        raise ExportError(f"precision {', '.join(unknown) or '(none)'} is unknown; choose from {', '.join(PRECISIONS)}")
-    if f"fp16{PACKED}" in precisions and "fp16" not in precisions:
-        raise ExportError(f"fp16{PACKED} runs beside fp16 and shares its weights; ask for fp16 as well")
-    if INT8_KERNELS in precisions:
+        raise ExportError(f"precision {', '.join(unknown) or '(none)'} is unknown; choose from {', '.join(NAMES)}")
+    for row in (row for row in REDUCED if row.name in precisions):
+        if row.beside and row.beside not in precisions:
+            raise ExportError(
+                f"{row.name} runs beside {row.beside} and shares its weights; ask for {row.beside} as well"
+            )
         try:
-            kernels.require()
+            row.require()
         except (DependencyError, DeviceError) as error:
-            raise ExportError(f"{INT8_KERNELS} cannot be compared with PyTorch on this machine: {error}") from error
+            raise ExportError(f"{row.name} cannot be compared with PyTorch on this machine: {error}") from error
 
 
 def _files(variants: dict[str, Variant]) -> set[str]:

@@ -1,4 +1,4 @@
-"""fp16: half the bytes and several times the rate on a card, in a graph that holds under any mask.
+"""fp16: half the bytes and several times the rate on a GPU, in a graph that holds under any mask.
 
 What could overflow half precision (65504) is kept from it. Masks are added to attention scores as the most negative
 number of fp32, and two of those make an infinity in fp16, of which a row of padding would make NaN: they become a

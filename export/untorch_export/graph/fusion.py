@@ -18,6 +18,9 @@ from untorch_export.graph.rewriting import CONTRIB, Graph, attribute, node
 from untorch_export.graph.shapes import infer
 from untorch_export.graph.standard import fuse_standard, is_standard, obstacle
 
+# What the standard's LayerNormalization adds to a variance where it does not say.
+_EPSILON = 1e-5
+
 
 def fuse(path: Path, config: dict[str, Any], *, device: str = "cpu") -> onnx.ModelProto:
     """The fp32 graph of `path` with one node for each layer of attention.
@@ -69,7 +72,10 @@ def _take_known_forms(graph: Graph, device: str) -> None:
             graph.replace(gelu, [node(kind, gelu.input, gelu.output[0], domain=CONTRIB)])
     if device != "cuda":
         return
-    for norm in graph.of("LayerNormalization"):  # it fails where a norm before which something is added has no bias
+    for norm in graph.of("LayerNormalization"):
+        # Where something is added before a norm, it fails if there is no bias, and takes 1e-12 for the standard's 1e-5.
+        if attribute(norm, "epsilon", None) is None:
+            norm.attribute.append(helper.make_attribute("epsilon", _EPSILON))
         scale = norm.input[1]
         if len(norm.input) < 3 and graph.is_constant(scale):
             zeros = graph.add_constant(f"{scale}.no_bias", np.zeros_like(graph.constant(scale)))

@@ -56,13 +56,18 @@ def _splits_heads(reshape: onnx.NodeProto, shapes: Mapping[str, Shape] | None) -
     return whole[2] == split[2] * split[3]
 
 
-def one_row_a_query(graph: Graph, added: str, before: onnx.NodeProto, query: str, result: str) -> str:
-    """What is added to scores, (…, 1 or queries, keys), with a row for each query (batch, queries, heads * size)."""
+def one_row_a_query(
+    graph: Graph, added: str, before: onnx.NodeProto, query: str, result: str, *, sequence: int = 1
+) -> str:
+    """What is added to scores, (…, 1 or queries, keys), with a row for each query. Its name is `result`.
+
+    The axis `sequence` of `query` says how many there are.
+    """
     one = graph.add_constant("attention.one", np.array([1], np.int64))
     length, shape = f"{result}.length", f"{result}.shape"
     graph.insert_before(
         before,
-        node("Shape", [query], length, start=1, end=2),
+        node("Shape", [query], length, start=sequence, end=sequence + 1),
         node("Concat", [one, one, length, one], shape, axis=0),
         node("Expand", [added, shape], result),
     )

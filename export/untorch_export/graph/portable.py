@@ -6,11 +6,14 @@ import numpy as np
 import onnx
 from onnx import helper, inliner
 
-from untorch_export.graph.rewriting import Graph, node
+from untorch_export.graph.layouts import one_row_a_query
+from untorch_export.graph.rewriting import Graph, attribute, given, node
 from untorch_export.graph.shapes import infer
 
 # Operators that OPSET does not have, and whose definition in older ones comes with the standard.
 _NEW = ("Attention", "RotaryEmbedding", "RMSNormalization")
+# The place of a mask among the inputs of Attention.
+_MASK = 3
 # The standard's opset that ONNX Runtime 1.20 reads, and the version of the file format that came with it.
 OPSET, _IR_VERSION = 21, 10
 
@@ -40,6 +43,27 @@ def expand_rotary_caches(model: onnx.ModelProto) -> onnx.ModelProto:
     return graph.finish() if expanded else model
 
 
+def expand_masks(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A new model whose `Attention` nodes get masks with a row for every query.
+
+    The standard lets one row, of shape (…, 1, keys), serve all queries of a text, which is how masks of padding are
+    written. ONNX Runtime's CPU provider refuses that (version 1.32).
+    """
+    graph = Graph(model)
+    shapes = infer(graph)
+    expanded: dict[str, str] = {}
+    for item in graph.of("Attention"):
+        mask, axes = given(item, _MASK), shapes.get(given(item, _MASK), ())
+        if item.domain or len(axes) < 2 or axes[-2] != 1:
+            continue
+        if mask not in expanded:
+            expanded[mask] = graph.unused_name(f"{mask}.rows")
+            sequence = 1 if attribute(item, "q_num_heads", 0) else 2
+            one_row_a_query(graph, mask, item, item.input[0], expanded[mask], sequence=sequence)
+        graph.set_inputs(item, [*item.input[:_MASK], expanded[mask], *item.input[_MASK + 1 :]])
+    return graph.finish() if expanded else model
+
+
 def _repeated(graph: Graph, cache: str, like: str, result: str) -> list[onnx.NodeProto]:
     """`cache` (1, sequence, size) with as many rows as `like` has."""
     ones = graph.add_constant("rotary.ones", np.array([1, 1], np.int64))
@@ -59,9 +83,12 @@ def inline(model: onnx.ModelProto) -> onnx.ModelProto:
     standard = next(item for item in model.opset_import if not item.domain)
     if standard.version <= OPSET:
         return model
-    # Without the weights, since the inliner takes no more than 2 GB.
-    outline = Graph(model).outline()
-    inlined = inliner.inline_selected_functions(outline, [("", kind) for kind in _NEW], inline_schema_functions=True)
+    # Without the weights, since the inliner takes no more than 2 GB. It wants to be told all types, of weights too.
+    typed = onnx.shape_inference.infer_shapes(Graph(model).outline())
+    for tensor in typed.graph.initializer:
+        declared = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        typed.graph.value_info.append(declared)
+    inlined = inliner.inline_selected_functions(typed, [("", kind) for kind in _NEW], inline_schema_functions=True)
     old = model.graph
     made = helper.make_model(
         helper.make_graph(inlined.graph.node, old.name, old.input, old.output, old.initializer),

@@ -23,16 +23,30 @@ def infer(graph: Graph) -> dict[str, Shape]:
     It is what is left when the equal ones are crossed out: (batch, sequence, 768) as (batch, sequence, -1, 64) has 12.
     """
     model = graph.outline()
-    reshapes = graph.of("Reshape")
+    reshapes = [(item.input[0], item.output[0], _open_axis(graph, item)) for item in graph.of("Reshape")]
     for _ in range(_ROUNDS):
         shapes = _inferred(model)
-        open_axes = [item for item in reshapes if None in shapes.get(item.output[0], ())]
-        found = {item.output[0]: _filled(shapes.get(item.input[0]), shapes[item.output[0]]) for item in open_axes}
+        found = {
+            result: _filled(shapes[source], shapes[result], axis)
+            for source, result, axis in reshapes
+            if axis is not None and source in shapes and None in shapes.get(result, ())
+        }
         found = {name: shape for name, shape in found.items() if shape != shapes[name]}
         if not found:
             break
         _state(model, found)
     return shapes | {name: graph.shape(name) for name in graph.weights}
+
+
+def _open_axis(graph: Graph, reshape: onnx.NodeProto) -> int | None:
+    """Which axis a Reshape leaves open, counted from the first; None where it cannot be told."""
+    wanted = reshape.input[1]
+    parts = graph.upstream(wanted, "Concat")
+    sizes: list[int] = []
+    for name in parts[0].input if parts else [wanted]:
+        # A part that is not known is one axis, since exporters take sizes one by one.
+        sizes += graph.constant(name).ravel().tolist() if graph.is_constant(name) else [0]
+    return sizes.index(-1) if sizes.count(-1) == 1 else None
 
 
 def _inferred(model: onnx.ModelProto) -> dict[str, Shape]:
@@ -52,23 +66,30 @@ def _name(axis: str) -> str | None:
     return axis if axis and not axis.startswith("unk__") else None
 
 
-def _filled(source: Shape | None, shape: Shape) -> Shape:
-    """`shape` with its only open axis filled in, where the shape that it is made from says how long it is.
+def _filled(source: Shape, shape: Shape, place: int) -> Shape:
+    """`shape` with the open axis at a place filled in, where the shape that it is made from says how long it is.
 
-    Axes of the source whose length is not known are taken to be those that the Reshape leaves where they are.
+    Axes before it whose length is not known are taken to be those that the source has there.
     """
-    if source is None or shape.count(None) != 1 or 0 in source or 0 in shape:
+    if 0 in source or 0 in shape or place >= len(shape):
         return shape
-    same_place = [*shape, *[None] * len(source)]
-    source = tuple(other if axis is None else axis for axis, other in zip(source, same_place, strict=False))
-    if None in source:
+    before = source[: min(place, len(source))]
+    kept = [f"?{index}" if axis is None else axis for index, axis in enumerate(before)]
+    source = (*kept, *source[len(kept) :])
+    others = [*shape]
+    del others[place]
+    for index, axis in enumerate(others[: len(kept)]):
+        others[index] = kept[index] if axis is None else axis
+        if axis is not None and before[index] is None:
+            source = (*source[:index], axis, *source[index + 1 :])
+    if None in source or None in others:
         return shape
-    named, others = (Counter(axis for axis in axes if isinstance(axis, str)) for axes in (source, shape))
-    left, missing = list((named - others).elements()), others - named
-    size, rest = divmod(_product(source), _product(shape))
-    if missing or rest or len(left) > 1 or (left and size > 1):
+    named, taken = (Counter(axis for axis in axes if isinstance(axis, str)) for axes in (source, others))
+    left, missing = list((named - taken).elements()), taken - named
+    size, rest = divmod(_product(source), _product(tuple(others)))
+    if missing or rest or len(left) > 1 or (left and (size > 1 or left[0].startswith("?"))):
         return shape
-    return tuple((left[0] if left else size) if axis is None else axis for axis in shape)
+    return (*shape[:place], left[0] if left else size, *shape[place + 1 :])
 
 
 def _product(shape: Shape) -> int:

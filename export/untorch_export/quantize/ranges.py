@@ -73,25 +73,6 @@ class Activations:
         return self.shapes.get(name.removesuffix(SELECTED))
 
 
-def random_batches(
-    names: Sequence[str], vocabulary_size: int, special_ids: tuple[int, int], limit: int | None
-) -> list[dict[str, NDArray[np.int64]]]:
-    """64 rows of random word pieces between the two special tokens, at most `limit` tokens, as inputs of those names.
-
-    They reach corners of a vocabulary that no handful of texts does, and a model without a tokenizer has them too.
-    """
-    random = np.random.default_rng(0)
-    batches = []
-    most = min(62, (limit or 64) - 2)
-    for length in random.integers(min(4, most), most + 1, size=64):
-        # The first ids of a vocabulary are special, unused or single characters.
-        middle = random.integers(vocabulary_size // 30, vocabulary_size, size=length)
-        ids = np.concatenate(([special_ids[0]], middle, [special_ids[1]]))[None].astype(np.int64)
-        arrays = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-        batches.append({name: arrays.get(name, np.zeros_like(ids)) for name in names})
-    return batches
-
-
 def observe(model: onnx.ModelProto, batches: Sequence[dict[str, NDArray[np.int64]]]) -> Activations:
     """Run the fused fp32 graph over `batches`, each a row without padding."""
     graph = Graph(model)

@@ -30,15 +30,15 @@ def bundle(halved):
     return Bundle(halved[1])
 
 
-def test_what_removes_padding_is_not_vouched_for_without_a_card(bundle):
+def test_what_removes_padding_is_not_vouched_for_without_a_gpu(bundle):
     variant = bundle.variant("fp16_packed")
     assert variant.verdict == "unverified"
-    assert "card" in variant.parity["gate"]["rule"]
+    assert "GPU" in variant.parity["gate"]["rule"]
     assert set(variant.graphs["model"].data) == set(bundle.variant("fp16").graphs["model"].data)
     assert preferred(bundle.variants, device="cuda:0").precision != "fp16_packed"
 
 
-def test_what_removes_padding_needs_a_card(bundle):
+def test_what_removes_padding_needs_a_gpu(bundle):
     with pytest.raises(DeviceError, match=r"fp16_packed variant .* cpu has not.*can run fp32, fp16"):
         pipeline(model=bundle.path, device="cpu", precision="fp16_packed")
 
@@ -162,7 +162,7 @@ def test_no_padding_is_left_in_the_layers(fused):
     packed = pack(fused)
     before, after = (Counter(node.op_type for node in model.graph.node) for model in (fused, packed))
     assert after["PackedMultiHeadAttention"] == before["MultiHeadAttention"] > 0
-    # One more gather than outputs that are restored, and nothing that a card has no kernel for.
+    # One more gather than outputs that are restored, and nothing that a GPU has no kernel for.
     assert after - before == Counter(
         Flatten=1, Gather=after["Gather"] - before["Gather"], PackedMultiHeadAttention=before["MultiHeadAttention"]
     )
@@ -216,7 +216,7 @@ def test_packing_changes_no_token_under_any_mask(pair, mask):
 
 @pytest.mark.parametrize("role", ["model", "head"])
 def test_a_packed_model_answers_as_the_plain_one(bundle, role, monkeypatch):
-    """All but the card: the file as written, what the model feeds it, and what goes to the graph beside it."""
+    """All but the GPU: the file as written, what the model feeds it, and what goes to the graph beside it."""
     in_numpy = session_in_numpy(bundle, role)
     variant = bundle.variant("fp16_packed")
     plain = AutoModelForSequenceClassification.from_bundle(bundle, precision="fp16", device="cpu")
@@ -254,7 +254,7 @@ def test_verify_replays_what_removes_padding(bundle, in_numpy, monkeypatch):
     monkeypatch.setattr(verification, "open_session", lambda *given, **named: in_numpy)
     stored = golden.load(bundle.file(GOLDEN))
     replay = verification._replay(bundle, bundle.variant("fp16_packed"), stored, "cuda:0")
-    # Numpy sums in half precision, a card in fp32, for which the tolerance is.
+    # Numpy sums in half precision, a GPU in fp32, for which the tolerance is.
     assert replay.difference < 0.1
     assert replay.cases == len(stored) > 1
 

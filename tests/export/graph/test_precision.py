@@ -182,7 +182,7 @@ def test_int32_is_taken_where_it_changes_nothing(bundle):
     assert got[1].tolist() == [[[2, 3], [4, 5], [6, 7]]]
 
 
-def test_a_mask_is_a_bias_where_a_card_has_a_kernel_for_it(bundle):
+def test_a_mask_is_a_bias_where_a_gpu_has_a_kernel_for_it(bundle):
     """All queries' scores are many and go through one kernel; those of a head's one query keep the mask of keys."""
     path = bundle.path / bundle.variant("fp16").graphs["head"].file
     head = onnx.load(path, load_external_data=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hypothesis.extra import numpy as npst
 from helpers.families import family
 from untorch.bundle.folder import Bundle
 from untorch_export import export as road
-from untorch_export import variants
+from untorch_export import precisions
 from untorch_export.answers import figures
 from untorch_export.checkpoint.inputs import encode
 from untorch_export.checkpoint.load import load
@@ -172,15 +173,16 @@ def spoil_int8(monkeypatch):
     """Have the quantizer lose the sign of one weight matrix, as a defect in it would."""
     from onnx import numpy_helper
 
-    whole = variants.quantize_int8
+    whole = precisions.quantize_int8
 
     def broken(model, batches):
-        for tensor in model.graph.initializer:
+        spoilt = deepcopy(model)  # others are made of the same
+        for tensor in spoilt.graph.initializer:
             if "classifier" in tensor.name and len(tensor.dims) == 2:
                 tensor.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(tensor), tensor.name))
-        return whole(model, batches)
+        return whole(spoilt, batches)
 
-    monkeypatch.setattr(variants, "quantize_int8", broken)
+    monkeypatch.setattr(precisions, "quantize_int8", broken)
 
 
 def test_a_variant_that_misses_its_gate_is_left_out_and_says_why(folder, tmp_path, monkeypatch):

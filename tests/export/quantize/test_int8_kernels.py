@@ -16,7 +16,7 @@ from untorch.errors import DependencyError, DeviceError
 from untorch.ort import kernels
 from untorch.ort.session import Session
 from untorch_export import export as road
-from untorch_export import variants
+from untorch_export import precisions
 from untorch_export.errors import ExportError
 from untorch_export.export import export
 from untorch_export.quantize import int8_kernels as room
@@ -192,7 +192,7 @@ def test_alone_it_has_its_own_tables(made, tmp_path):
 @needs_kernels
 def test_its_tables_stay_where_int8_is_refused(made, tmp_path, monkeypatch):
     """All of int8's files go but the one that the other reads as well."""
-    whole = variants.quantize_int8
+    whole = precisions.quantize_int8
 
     def broken(model, seen):
         spoilt = onnx.ModelProto()
@@ -202,7 +202,7 @@ def test_its_tables_stay_where_int8_is_refused(made, tmp_path, monkeypatch):
                 tensor.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(tensor), tensor.name))
         return whole(spoilt, seen)
 
-    monkeypatch.setattr(variants, "quantize_int8", broken)
+    monkeypatch.setattr(precisions, "quantize_int8", broken)
     manifest = export(made("Bert")[0], tmp_path / "bundle", precisions=["int8", "int8_kernels"])
     assert list(manifest.variants) == ["int8_kernels"]
     assert manifest.extra["refused"].keys() == {"int8"}
@@ -358,7 +358,7 @@ def test_a_model_without_anything_for_them(exported, tmp_path, monkeypatch):
     checkpoint = exported("DistilBert")[0]
     monkeypatch.setattr(kernels, "usable", lambda: True)
     monkeypatch.setattr(kernels, "require", lambda: None)
-    monkeypatch.setattr(variants, "quantize_kernels", lambda model, seen: None)
+    monkeypatch.setattr(precisions, "quantize_kernels", lambda model, seen: None)
     assert list(export(checkpoint, tmp_path / "bundle").variants) == ["fp32", "int8"]
     with pytest.raises(ExportError, match="no product that int8_kernels could run"):
         export(checkpoint, tmp_path / "other", precisions=[road.INT8_KERNELS])

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from untorch_export.graph import files
-from untorch_export.graph.portable import expand_rotary_caches
+from untorch_export.graph.portable import expand_masks, expand_rotary_caches
 from untorch_export.graph.rewriting import Graph
 
 if TYPE_CHECKING:
@@ -22,14 +22,14 @@ _SYMBOL = re.compile(r"\b[su]\d+\b")
 def clean(model: ModelProto, inputs: Mapping[str, Axes], outputs: Mapping[str, Axes]) -> ModelProto:
     """A traced graph as the bundle has it.
 
-    Axes get the names in `inputs` and `outputs`, inputs that nothing reads go, and rotary caches get the batch axis
-    that ONNX Runtime wants.
+    Axes get the names in `inputs` and `outputs`, inputs that nothing reads go, and rotary caches and masks get the
+    axes that ONNX Runtime wants.
     """
     _name_axes(model.graph, {**inputs, **outputs})
     graph = Graph(model)
     graph.drop_unused()
     graph.inputs = [value for value in graph.inputs if graph.readers(value.name) or graph.gives(value.name)]
-    return expand_rotary_caches(graph.finish())
+    return expand_masks(expand_rotary_caches(graph.finish()))
 
 
 def _name_axes(graph: GraphProto, names: Mapping[str, Axes]) -> None:

@@ -41,7 +41,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "(default: fp32,int8, and int8_kernels where it runs here)",
     )
     parser.add_argument("--revision", metavar="R", help="branch, tag or commit of a Hub id")
-    parser.add_argument("--eval", metavar="FILE", type=Path, help="labelled texts (tab-separated: sentence, label)")
+    parser.add_argument(
+        "--eval",
+        metavar="FILE",
+        type=Path,
+        help="texts of your own to judge by: one a line, or labelled (label and text by tabs; CoNLL; SQuAD)",
+    )
     parser.add_argument("--calibration", metavar="FILE", type=Path, help="texts, one a line, that set int8's ranges")
     parser.add_argument("--random-init", action="store_true", help="draw weights at random; only the config is read")
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="seed of --random-init (default: 0)")
@@ -58,8 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         raise DependencyError(f'exporting needs {error.name}: pip install "untorch[export]"') from error
 
-    with _progress() as progress:
-        try:
+    try:
+        with _progress() as progress:
             manifest = export(
                 arguments.checkpoint,
                 arguments.output,
@@ -75,9 +80,9 @@ def run(arguments: argparse.Namespace) -> int:
                 keep_failed=arguments.keep_failed,
                 progress=progress,
             )
-        except GateError as error:
-            print(f"untorch export: {error}", file=sys.stderr)
-            return 1
+    except GateError as error:
+        print(f"untorch export: {error}", file=sys.stderr)
+        return 1
     rows = [_row(manifest, name, variant) for name, variant in manifest.variants.items()]
     rows += [_refused(name, parity) for name, parity in manifest.extra.get("refused", {}).items()]
     if arguments.json:

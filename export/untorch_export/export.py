@@ -66,8 +66,9 @@ def export(
 
     `checkpoint` is a local folder or a Hub id. `task` defaults to the one the checkpoint's architecture names,
     `precisions` to fp32, int8 and, where untorch-kernels is installed and this processor can run it, int8_kernels.
-    `eval_file` is a tab-separated file with a header, a column `label` and one or two columns of text; accuracy on it
-    then decides whether a reduced precision is good enough. `calibration_file` has one text a line, from which int8
+    `eval_file` holds the texts to compare answers on, one a line, or labelled ones in the forms that
+    `untorch_export.parity.evalset` lists; accuracy, F1, exact match or correlation on them then decides whether a
+    reduced precision is good enough. `calibration_file` has one text a line, from which int8
     takes its ranges; by default they come from the project's own texts. A variant that misses its gate is left out,
     and the manifest's `extra["refused"]` says why; with `keep_failed` it is written with the verdict `failed`.
 
@@ -140,12 +141,16 @@ def _prove(
         loaded = compare.within(loaded, bundle, source, variants)
         variants = compare.compare(loaded, bundle, variants, texts, lambda done, total: progress(_COMPARE, done, total))
     progress(_COMPARE, 1, 1)
+    assets.write(loaded, bundle)
+    entries: dict[str, Any] = {"task": task, "source": loaded.source, "tools": _tools(variants), "extra": {}}
+    if texts is not None and texts.quality is not None:
+        writer.write_manifest(bundle, variants=variants, **entries)
+        variants = road.judge_quality(loaded, bundle, variants, texts.quality)
     kept, refused = gates.sort_out(variants, keep_failed)
     # A variant that is kept may read a data file of one that is not.
     for name in _files(refused) - _files(kept):
         (bundle / name).unlink()
-    assets.write(loaded, bundle)
-    entries: dict[str, Any] = {"task": task, "source": loaded.source, "tools": _tools(kept), "extra": {}}
+    entries["tools"] = _tools(kept)
     if refused:
         entries["extra"] = {"refused": {name: variant.parity for name, variant in refused.items()}}
     manifest = writer.write_manifest(bundle, variants=kept, **entries)
@@ -199,9 +204,7 @@ def _texts(checkpoint: Checkpoint, eval_file: str | os.PathLike[str] | None) -> 
     if eval_file is not None:
         if checkpoint.tokenizer is None:
             raise ExportError("--eval needs a tokenizer, and the checkpoint brings none")
-        if not checkpoint.task.answer.one_a_row:
-            raise ExportError(f"--eval compares labels of whole texts, which {checkpoint.task.name} has none of")
-        return evalset.read(Path(eval_file), checkpoint.config)
+        return evalset.read(Path(eval_file), checkpoint)
     if checkpoint.tokenizer is None:
         warnings.warn(
             "the checkpoint brings no tokenizer, so the bundle has none, and answers are compared on random ids only",

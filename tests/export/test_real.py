@@ -23,8 +23,9 @@ def test_sentiment_keeps_its_accuracy(shared, tmp_path):
     assert {name: variant.verdict for name, variant in manifest.variants.items()} == verdicts
     fp32, int8 = (manifest.variants[name] for name in ("fp32", "int8"))
     assert fp32.parity["outputs"]["logits"]["max_abs_difference"] <= 1e-4
+    assert fp32.parity["answers"]["batch 32"]["accuracy"] == {"correct": 776, "pytorch": 776, "of": 872}
+    assert fp32.parity["road"]["same"] == fp32.parity["road"]["texts"] > 10
     for group in ("batch 1", "batch 32"):
-        assert fp32.parity["answers"][group]["accuracy"] == {"correct": 776, "pytorch": 776, "of": 872}
         assert int8.parity["answers"][group]["accuracy"]["correct"] >= 776 - 872 * 0.005
     assert int8.extra["fused_layers"] == int8.extra["layers"] == 6
     assert sum(manifest.files[name].size for name in int8.files) < 25e6

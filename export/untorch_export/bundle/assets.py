@@ -13,13 +13,13 @@ from typing import Any
 
 from untorch.bundle.config import LIMIT
 from untorch.bundle.folder import read_json
+from untorch_export.checkpoint import sentences
 from untorch_export.checkpoint.load import Checkpoint, modules_of
 from untorch_export.errors import ExportError
 
 # The pooling that the runtime can do after the transformer, by the last part of the module's type.
 _MODULES = ("Transformer", "Pooling", "Normalize")
-_SENTENCE_CONFIG = "config_sentence_transformers.json"
-_SENTENCE_FILES = ("modules.json", _SENTENCE_CONFIG, "sentence_bert_config.json")
+_SENTENCE_FILES = ("modules.json", sentences.CONFIG, sentences.TRANSFORMER)
 
 # Where a tokenizer was loaded from is the exporting machine's business.
 _PLACES = ("name_or_path", "tokenizer_file", "vocab_file", "merges_file")
@@ -28,7 +28,7 @@ _PLACES = ("name_or_path", "tokenizer_file", "vocab_file", "merges_file")
 def write(checkpoint: Checkpoint, bundle: Path) -> None:
     """Write a checkpoint's config, tokenizer and pooling files into a bundle folder.
 
-    Raises ExportError for a sentence-transformers module that the runtime cannot do.
+    Raises ExportError for a sentence-transformers module or setting that the runtime cannot do.
     """
     write_json(bundle / "config.json", checkpoint.config)
     if checkpoint.task.answer.generates:
@@ -37,8 +37,8 @@ def write(checkpoint: Checkpoint, bundle: Path) -> None:
     _write_tokenizer(checkpoint, bundle)
     if checkpoint.task.name == "sentence-embeddings":
         _copy_pooling(checkpoint, bundle)
-    if checkpoint.task.name == "text-ranking" and (checkpoint.root / _SENTENCE_CONFIG).is_file():
-        shutil.copyfile(checkpoint.root / _SENTENCE_CONFIG, bundle / _SENTENCE_CONFIG)
+    if checkpoint.task.name == "text-ranking" and (checkpoint.root / sentences.CONFIG).is_file():
+        shutil.copyfile(checkpoint.root / sentences.CONFIG, bundle / sentences.CONFIG)
 
 
 def _generation_config(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -91,6 +91,7 @@ def _copy_pooling(checkpoint: Checkpoint, bundle: Path) -> None:
             "add sentence-transformers' modules.json and 1_Pooling/config.json"
         )
     names = list(_SENTENCE_FILES)
+    poolings = {}
     for module in modules_of(checkpoint.root):
         kind = str(module["type"]).rpartition(".")[2]
         if kind not in _MODULES:
@@ -98,8 +99,11 @@ def _copy_pooling(checkpoint: Checkpoint, bundle: Path) -> None:
                 f"{modules} has a {kind} module; the runtime can do {', '.join(_MODULES)}; "
                 "export it as feature-extraction"
             )
+        if kind == "Pooling":
+            poolings[module["path"]] = checkpoint.root / module["path"] / "config.json"
         if module["path"] and kind != "Transformer":
             names.append(f"{module['path']}/config.json")
+    sentences.check(checkpoint.root, checkpoint.folder, poolings, checkpoint.tokenizer)
     for name in names:
         # A transformer in a subfolder keeps sentence_bert_config.json there.
         file = next((at / name for at in (checkpoint.root, checkpoint.folder) if (at / name).is_file()), None)

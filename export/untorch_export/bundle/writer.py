@@ -126,7 +126,7 @@ def write_manifest(
     files = {
         path.relative_to(bundle).as_posix(): FileRecord(path.stat().st_size, digest(path))
         for path in sorted(bundle.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name != MANIFEST
     }
     created = datetime.now(UTC).isoformat(timespec="seconds")
     manifest = Manifest(task, source, files, variants, tools, created, extra)

@@ -67,7 +67,9 @@ def compare(
 ) -> dict[str, Variant]:
     """The variants with their verdicts and parity reports, and `golden.npz` written."""
     if checkpoint.answer.generates:
-        return judged(variants, generation.compare(checkpoint, bundle, variants, bundle / GOLDEN))
+        own = texts is not None and texts.about["source"] != "built-in"
+        given = {"texts": texts.texts} if own and texts is not None else {}
+        return judged(variants, generation.compare(checkpoint, bundle, variants, bundle / GOLDEN, **given))
     runs = {name: _runner(bundle, variant) for name, variant in variants.items() if not name.endswith(PACKED)}
     names = [tensor.name for tensor in next(iter(variants.values())).graphs["model"].inputs]
     with Reference(checkpoint) as reference:

@@ -6,7 +6,7 @@ probabilities move is reported with them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,6 @@ from untorch_export.answers import HIDDEN, Answer, Arrays, Scores
 from untorch_export.answers.figures import correct, figure
 from untorch_export.checkpoint.inputs import encode, random_rows
 from untorch_export.checkpoint.load import Checkpoint
-from untorch_export.checkpoint.tasks import Task
 from untorch_export.parity import gates
 from untorch_export.parity.evalset import EvalSet
 from untorch_export.parity.gates import Parity, Worst
@@ -30,7 +29,9 @@ Tick = Callable[[int, int], None]
 # Answers are compared one by one and in batches of this size, because some precisions let a row's neighbours in.
 TOGETHER = 32
 # Rows of a batch that are also run alone.
-ALONE = 4
+ALONE = 2
+# Texts that fp32 is asked one by one, beside all of them in batches.
+FEW = 8
 
 
 def measure(
@@ -47,51 +48,153 @@ def measure(
     `names` are the graph's inputs. `evalset` is None where there is no tokenizer; the answers are then those to the
     random batches. PyTorch runs once for all variants.
     """
-    outputs, answer = checkpoint.task.graph_outputs, checkpoint.answer
-    worst = {precision: {name: Worst(answer) for name in outputs} for precision in variants}
-    alone = {precision: Worst(answer) for precision in variants}
+    answer = checkpoint.answer
+    found = {precision: _Found(checkpoint, precision, run) for precision, run in variants.items()}
+    batches = list(grid(checkpoint, names))
     expected_random: list[Scores] = []
-    got_random: dict[str, list[Scores]] = {precision: [] for precision in variants}
-
-    batches = [*grid(checkpoint, names), *_text_batches(checkpoint, names, evalset)]
     for done, batch in enumerate(batches):
         tick(done, len(batches) * 2)
-        mask = _mask(batch.inputs)
         expected = reference(batch.inputs)
-        expected_random += answer.read(expected, mask)
-        for precision, run in variants.items():
-            got = run(batch.inputs)
-            got_random[precision] += answer.read(got, mask)
-            for name in outputs:
-                # What a reduced precision says of padding means nothing; fp32 says what PyTorch says.
-                only = mask.astype(bool) if precision != "fp32" and answer.per_token(name) else None
-                worst[precision][name].add(batch.name, name, expected[name], got[name], only)
-            _compare_alone(batch, expected, got, run, reference, checkpoint.task, alone[precision])
-
-    found: dict[str, dict[str, Any]] = {precision: {} for precision in variants}
+        expected_random += answer.read(expected, _mask(batch.inputs))
+        for item in found.values():
+            item.scores["random"] += item.compare(batch, expected, reference)
     if evalset is None:
-        for precision, got_scores in got_random.items():
-            found[precision] = {"source": "random ids", **_compare(answer, expected_random, {"batch 1": got_scores})}
+        for item in found.values():
+            figures = _compare(answer, expected_random, {"batch 1": item.scores["random"]})
+            item.answers = {"source": "random ids", **figures}
     else:
-        found = _compare_texts(checkpoint, reference, variants, names, evalset, lambda a, b: tick(a + b, b * 2))
-    result = {}
-    for precision, run in variants.items():
+        _compare_texts(checkpoint, reference, found, names, evalset, lambda a, b: tick(a + b, b * 2))
+    return {precision: item.parity(names, golden) for precision, item in found.items()}
+
+
+class _Found:
+    """What was found of one variant so far."""
+
+    def __init__(self, checkpoint: Checkpoint, precision: str, run: Run) -> None:
+        self.precision, self.run = precision, run
+        self.scores: dict[str, list[Scores]] = {"random": []}
+        self.answers: dict[str, Any] = {}
+        self._checkpoint, self._answer = checkpoint, checkpoint.answer
+        self._worst = {name: Worst(self._answer) for name in checkpoint.task.graph_outputs}
+        self._alone = Worst(self._answer)
+        self._cases = 0
+
+    def compare(self, batch: Batch, expected: Arrays, reference: Reference | None = None) -> list[Scores]:
+        """Run a batch, compare it element by element, and read its answers.
+
+        Where the `reference` is given, some of the batch's rows are compared once more, each by itself.
+        `expected` may be longer than the batch, a row of a padded batch of the reference's, or empty: then the batch is
+        read only.
+        """
+        mask = _mask(batch.inputs)
+        got = self.run(batch.inputs)
+        self._cases += 1
+        for name, worst in self._worst.items() if expected else ():
+            tokens = self._answer.per_token(name)
+            want = expected[name][:, : mask.shape[-1]] if tokens else expected[name]
+            # What a reduced precision says of padding means nothing; fp32 says what PyTorch says.
+            real = mask.astype(bool) if tokens and self.precision != "fp32" else None
+            worst.add(batch.name, name, want, got[name], real)
+        if reference is not None:
+            self._compare_alone(batch, expected, got, reference)
+        return self._answer.read(got, mask)
+
+    def _compare_alone(self, batch: Batch, expected: Arrays, got: Arrays, reference: Reference) -> None:
+        """Run the last rows of a padded batch by themselves, without padding, and compare.
+
+        A row that PyTorch answers differently by itself says nothing: XLNet classifies at the last position, padded or
+        not, and FNet mixes padding in.
+        """
+        mask = _mask(batch.inputs)
+        size = len(mask)
+        for row in range(max(1, size - ALONE), size):
+            length = int(mask[row].sum(-1).max())
+            inputs = {name: array[row : row + 1, ..., :length] for name, array in batch.inputs.items()}
+            alone = self.run(inputs)
+            if self._moved(row, length, alone, got) and self._moved(row, length, reference(inputs), expected):
+                continue
+            for name, one, rest in self._rows(row, length, alone, got):
+                self._alone.add(f"{batch.name}, row {row} alone", name, one, rest)
+
+    def _moved(self, row: int, length: int, alone: Arrays, together: Arrays) -> bool:
+        """Whether a row's answer depends on what it is padded with."""
+        found = Worst(self._answer)
+        for name, one, rest in self._rows(row, length, alone, together):
+            found.add("", name, one, rest)
+        return found.excess > gates.TOLERANCE
+
+    def _rows(self, row: int, length: int, alone: Arrays, together: Arrays) -> Iterator[tuple[str, Any, Any]]:
+        """(output, the row by itself, the row in a batch) without what is padding."""
+        for name in self._worst:
+            rest = together[name][row : row + 1]
+            yield name, alone[name], rest[:, :length] if self._answer.per_token(name) else rest
+
+    def parity(self, names: Sequence[str], golden: Sequence[Case]) -> Parity:
+        """The verdict and the report."""
         report: dict[str, Any] = {
-            "cases": len(batches),
-            "outputs": {name: worst[precision][name].to_json() for name in outputs},
-            "row_alone": alone[precision].to_json(),
-            "answers": found[precision],
+            "cases": self._cases,
+            "outputs": {name: worst.to_json() for name, worst in self._worst.items()},
+            "row_alone": self._alone.to_json(),
+            "answers": self.answers,
         }
-        excess = max(item.excess for item in (*worst[precision].values(), alone[precision]))
-        verdict, report["gate"] = _judge(precision, answer, excess, found[precision])
-        if precision == "fp16":
-            finite = _finite(run(any_mask(checkpoint, names).inputs))
+        excess = max(worst.excess for worst in (*self._worst.values(), self._alone))
+        verdict, report["gate"] = _judge(self.precision, self._answer, excess, self.answers)
+        if self.precision == "fp16":
+            finite = _finite(self.run(any_mask(self._checkpoint, names).inputs))
             report["any_mask"] = {"finite": finite}
             if not finite:
                 verdict, report["gate"] = "failed", {"rule": "numbers under any mask", "limit": 1, "measured": 0}
-        report["golden"] = _golden(run, golden, answer, verdict)
-        result[precision] = Parity(verdict, report)
-    return result
+        report["golden"] = _golden(self.run, golden, self._answer, verdict)
+        return Parity(verdict, report)
+
+
+def _mask(inputs: Arrays) -> NDArray[Any]:
+    """Which positions are real: all of them, where the model cannot be told."""
+    return inputs.get("attention_mask", np.ones_like(inputs["input_ids"]))
+
+
+def _compare_texts(
+    checkpoint: Checkpoint,
+    reference: Reference,
+    found: dict[str, _Found],
+    names: Sequence[str],
+    evalset: EvalSet,
+    tick: Tick,
+) -> None:
+    """Answers to real text, in batches of TOGETHER and each alone, against PyTorch's, element by element as well.
+
+    PyTorch's rows do not depend on their neighbours, so that it runs in batches only, where texts can be padded. fp32
+    is right in every element or wrong, for which some texts alone are enough.
+    """
+    count = len(evalset.texts)
+    # By length, as the runtime batches them.
+    order = sorted(range(count), key=lambda index: len(evalset.texts[index]))
+    together = [order[at : at + TOGETHER] for at in range(0, count, TOGETHER)] if _can_pad(checkpoint) else []
+    batches = [*together, *([index] for index in range(count))]
+    blank: Scores = np.empty(0, np.float32)
+    expected: list[Scores] = [blank] * count
+    few: dict[int, Arrays] = {}
+    for done, rows in enumerate(batches):
+        tick(done, len(batches))
+        group = f"batch {TOGETHER}" if done < len(together) else "batch 1"
+        name = f"text {rows[0]}" if len(rows) == 1 else f"{len(rows)} texts"
+        batch = Batch(name, _encode(checkpoint, names, evalset, rows))
+        if done >= len(together) and together:
+            outputs = few.get(rows[0], {})
+        else:
+            outputs = reference(batch.inputs)
+            _place(expected, rows, checkpoint.answer.read(outputs, _mask(batch.inputs)))
+            few |= {
+                row: {key: array[[at]] for key, array in outputs.items()} for at, row in enumerate(rows) if row < FEW
+            }
+        for item in found.values():
+            if item.precision == "fp32" and together and len(rows) == 1 and rows[0] >= FEW:
+                continue
+            scores = item.scores.setdefault(group, [blank] * count)
+            _place(scores, rows, item.compare(batch, outputs))
+    for item in found.values():
+        groups = {group: item.scores[group] for group in ("batch 1", f"batch {TOGETHER}") if group in item.scores}
+        item.answers = {**evalset.about, **_compare(checkpoint.answer, expected, groups, evalset.labels)}
 
 
 def holds(checkpoint: Checkpoint, run: Run, names: Sequence[str], length: int) -> bool:
@@ -110,88 +213,9 @@ def _finite(outputs: Arrays) -> bool:
     return all(bool(np.isfinite(array).all()) for array in outputs.values())
 
 
-def _text_batches(checkpoint: Checkpoint, names: Sequence[str], evalset: EvalSet | None) -> Iterator[Batch]:
-    """Real text for the element by element comparison: eight alone, and thirty-two together."""
-    if evalset is None:
-        return
-    for index in range(min(8, len(evalset.texts))):
-        yield Batch(f"text {index}", _encode(checkpoint, names, evalset, [index]))
-    if _can_pad(checkpoint):
-        rows = list(range(min(TOGETHER, len(evalset.texts))))
-        yield Batch(f"texts 0-{rows[-1]}", _encode(checkpoint, names, evalset, rows))
-
-
-def _compare_alone(
-    batch: Batch, expected: Arrays, got: Arrays, run: Run, reference: Reference, task: Task, worst: Worst
-) -> None:
-    """Run the last rows of a padded batch by themselves, without padding, and compare.
-
-    A row that PyTorch answers differently by itself says nothing: XLNet classifies at the last position, padded or not,
-    and FNet mixes padding in.
-    """
-    mask = _mask(batch.inputs)
-    size = len(mask)
-    for row in range(max(1, size - ALONE), size):
-        length = int(mask[row].sum(-1).max())
-        inputs = {name: array[row : row + 1, ..., :length] for name, array in batch.inputs.items()}
-        found = Worst(worst.answer)
-        _add_row(found, batch, run(inputs), got, row, length, task)
-        if found.excess > gates.TOLERANCE:
-            own = Worst(worst.answer)
-            _add_row(own, batch, reference(inputs), expected, row, length, task)
-            if own.excess > gates.TOLERANCE:
-                continue
-        _add_row(worst, batch, run(inputs), got, row, length, task)
-
-
-def _add_row(worst: Worst, batch: Batch, alone: Arrays, together: Arrays, row: int, length: int, task: Task) -> None:
-    for name in task.graph_outputs:
-        rest = together[name][row : row + 1]
-        if task.answer.per_token(name):
-            rest = rest[:, :length]
-        worst.add(f"{batch.name}, row {row} alone", name, alone[name], rest)
-
-
-def _mask(inputs: Arrays) -> NDArray[Any]:
-    """Which positions are real: all of them for a model that cannot be told."""
-    return inputs.get("attention_mask", np.ones_like(inputs["input_ids"]))
-
-
-def _compare_texts(
-    checkpoint: Checkpoint,
-    reference: Reference,
-    variants: dict[str, Run],
-    names: Sequence[str],
-    evalset: EvalSet,
-    tick: Tick,
-) -> dict[str, dict[str, Any]]:
-    """Answers to real text, each alone and in batches of TOGETHER, against PyTorch's."""
-    answer, count = checkpoint.answer, len(evalset.texts)
-    # By length, as the runtime batches them.
-    order = sorted(range(count), key=lambda index: len(evalset.texts[index]))
-    groups = {"batch 1": [[index] for index in range(count)]}
-    if _can_pad(checkpoint):
-        groups[f"batch {TOGETHER}"] = [order[start : start + TOGETHER] for start in range(0, count, TOGETHER)]
-    total = sum(len(group) for group in groups.values())
-    blank: Scores = np.empty(0, np.float32)
-    expected = [blank] * count
-    got = {precision: {group: [blank] * count for group in groups} for precision in variants}
-    done = 0
-    for group, batches in groups.items():
-        last = group == list(groups)[-1]
-        for rows in batches:
-            tick(done, total)
-            done += 1
-            inputs = _encode(checkpoint, names, evalset, rows)
-            mask = _mask(inputs)
-            if last:  # PyTorch's rows do not depend on their neighbours, and batches are faster
-                _place(expected, rows, answer.read(reference(inputs), mask))
-            for precision, run in variants.items():
-                _place(got[precision][group], rows, answer.read(run(inputs), mask))
-    return {
-        precision: {**evalset.about, **_compare(answer, expected, got[precision], evalset.labels)}
-        for precision in variants
-    }
+def _few(rows: Sequence[int]) -> list[tuple[int, int]]:
+    """(place in the batch, row) of those texts that fp32 is also asked alone."""
+    return [(at, row) for at, row in enumerate(rows) if row < FEW]
 
 
 def _place(target: list[Scores], rows: Sequence[int], scores: Sequence[Scores]) -> None:
@@ -205,8 +229,9 @@ def _compare(
     """The figures of each batch size against PyTorch, and of the batch sizes against each other."""
     report: dict[str, Any] = {}
     for group, scores in got.items():
-        report[group] = answer.figures(expected, scores)
-        if labels is not None:
+        asked = _asked(scores)
+        report[group] = answer.figures([expected[at] for at in asked], [scores[at] for at in asked])
+        if labels is not None and len(asked) == len(labels):
             report[group]["accuracy"] = {
                 "correct": correct(scores, labels),
                 "pytorch": correct(expected, labels),
@@ -214,8 +239,14 @@ def _compare(
             }
     if len(got) == 2:
         first, second = got.values()
-        report["neighbours"] = answer.neighbours(first, second)
+        asked = [at for at in _asked(first) if second[at].size]
+        report["neighbours"] = answer.neighbours([first[at] for at in asked], [second[at] for at in asked])
     return report
+
+
+def _asked(scores: list[Scores]) -> list[int]:
+    """The texts that were asked."""
+    return [at for at, table in enumerate(scores) if table.size]
 
 
 def _judge(precision: str, answer: Answer, excess: float, found: dict[str, Any]) -> tuple[Verdict, dict[str, Any]]:

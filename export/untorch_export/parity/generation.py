@@ -88,7 +88,8 @@ class TorchModel:
 
     def arrays(self, past: Any) -> Arrays:
         """A cache as the graph's inputs. To be taken before the cache is used, which changes it."""
-        parts = {"": past}
+        # GPT-BigCode keeps the cache of its only attention in one for two.
+        parts = {"": getattr(past, "self_attention_cache", past)}
         if self._pairs:
             parts = {"decoder.": past.self_attention_cache, "encoder.": past.cross_attention_cache}
         return {
@@ -153,10 +154,12 @@ class GraphModel:
         return feeds
 
 
-def compare(checkpoint: Checkpoint, bundle: Path, variants: dict[str, Variant], golden: Path) -> dict[str, Parity]:
+def compare(
+    checkpoint: Checkpoint, bundle: Path, variants: dict[str, Variant], golden: Path, texts: Sequence[str] = TEXTS[:8]
+) -> dict[str, Parity]:
     """Every variant's verdict and parity report; the golden cases are written to `golden` on the way."""
     reference = TorchModel(checkpoint)
-    prompts = list(_prompts(checkpoint))
+    prompts = list(_prompts(checkpoint, texts))
     graphs = {precision: GraphModel(bundle, variant) for precision, variant in variants.items()}
     any_graph = next(iter(graphs.values()))
     expected = [list(_walk(reference, any_graph.names, prompt)) for prompt in prompts]
@@ -216,14 +219,14 @@ def _next_inputs(inputs: Arrays, prompt: Prompt) -> Arrays:
     return inputs
 
 
-def _prompts(checkpoint: Checkpoint) -> Iterator[Prompt]:
+def _prompts(checkpoint: Checkpoint, texts: Sequence[str]) -> Iterator[Prompt]:
     """Random batches of several shapes, then real texts one by one."""
     generator = np.random.default_rng(0)
     for rows, length, more in SHAPES:
         if checkpoint.limit is None or length + more <= checkpoint.limit:
             yield _random(checkpoint, rows, length, more, generator)
     if checkpoint.tokenizer is not None:
-        for index, text in enumerate(TEXTS[:8]):
+        for index, text in enumerate(texts):
             yield _text(checkpoint, f"text {index}", text, generator)
 
 
@@ -303,11 +306,38 @@ def _judge(
     report = {
         "cases": len(prompts),
         "outputs": {name: item.to_json() for name, item in worst.items()},
-        "answers": {"tie": TIE, "next token": found},
+        "answers": {"tie": TIE, "next token": found, **_perplexities(prompts, decisions)},
         "gate": gate,
         "golden": _replay(graph, cases, answer, verdict),
     }
     return Parity(verdict, report)
+
+
+def _perplexities(
+    prompts: Sequence[Prompt], decisions: dict[str, list[tuple[Array, Array]]]
+) -> dict[str, dict[str, float]]:
+    """How well PyTorch and the variant foretell the texts: the exponential of the mean surprise at a token.
+
+    Of a model that reads and then writes there is no such figure: the texts are what it reads.
+    """
+    read = zip(prompts, decisions["logits"], strict=True)
+    pairs = [(prompt.ids[0], *logits) for prompt, logits in read if prompt.texts]
+    if not pairs or any(prompt.targets is not None for prompt in prompts):
+        return {}
+    surprises = np.array([[_surprise(logits, ids) for logits in both] for ids, *both in pairs]).sum(0)
+    tokens = sum(len(ids) - 1 for ids, *_ in pairs)
+    if not tokens:
+        return {}
+    theirs, ours = np.exp(surprises / tokens)
+    return {"perplexity": {"pytorch": figure(theirs), "variant": figure(ours)}}
+
+
+def _surprise(logits: Array, ids: Array) -> float:
+    """The sum of the negative log-probabilities of a text's tokens after its first; logits (tokens, vocabulary)."""
+    rows = logits[:-1].astype(np.float64)
+    largest = rows.max(-1, keepdims=True)
+    total = np.log(np.exp(rows - largest).sum(-1)) + largest[:, 0]
+    return float((total - rows[np.arange(len(rows)), ids[1:]]).sum())
 
 
 def _replay(graph: GraphModel, cases: Sequence[Case], answer: Answer, verdict: Verdict) -> dict[str, float]:

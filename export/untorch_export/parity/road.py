@@ -8,6 +8,7 @@ place, answers the texts that the reference library's own call answers, and fp32
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ import numpy as np
 
 from untorch import pipeline
 from untorch.bundle.folder import Bundle
-from untorch.bundle.manifest import PACKED
+from untorch.bundle.manifest import PACKED, Variant, Verdict
 from untorch.errors import UntorchError
+from untorch_export.answers.figures import figure
 from untorch_export.checkpoint.load import Checkpoint
 from untorch_export.errors import ExportError
 from untorch_export.parity import gates
 from untorch_export.parity.libraries import Call, NoReferenceError, call_of
+from untorch_export.parity.quality import Quality
 
 Tick = Callable[[int, int], None]
 
@@ -148,3 +151,30 @@ def shown(value: Any, most: int = 160) -> str:
         value = f"{np.round(value.ravel()[:4], 5).tolist()} …"
     text = " ".join(str(value).split())
     return text if len(text) <= most else f"{text[:most]} …"
+
+
+def judge_quality(
+    checkpoint: Checkpoint, bundle: Path, variants: dict[str, Variant], asked: Quality
+) -> dict[str, Variant]:
+    """The variants with their figure by labels, and those in eight bits judged by it.
+
+    fp32, which is PyTorch's model element by element, stands for PyTorch. Raises ExportError where it is not there.
+    """
+    if "fp32" not in variants:
+        raise ExportError(f"{asked.name} is compared with that of fp32; name fp32 in --precision, too")
+    points = {}
+    for name in variants:
+        if not name.endswith(PACKED):
+            pipe = _opened(checkpoint, bundle, name)
+            points[name] = asked.score(list(pipe((item for item in asked.inputs), **asked.arguments)))
+    judged = {}
+    for name, variant in variants.items():
+        if name not in points:
+            judged[name] = variant
+            continue
+        report = {**variant.parity, "quality": {"measure": asked.name, "points": figure(points[name])}}
+        verdict: Verdict = variant.verdict
+        if name.startswith("int8"):
+            verdict, report["gate"] = gates.judge_points(name, asked.name, points["fp32"] - points[name])
+        judged[name] = replace(variant, verdict=verdict, parity=report)
+    return judged

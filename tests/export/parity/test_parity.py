@@ -21,7 +21,7 @@ from untorch_export.checkpoint.inputs import encode
 from untorch_export.checkpoint.load import load
 from untorch_export.errors import ExportError, GateError
 from untorch_export.parity import evalset, forward, gates
-from untorch_export.parity.reference import BATCHES, LENGTHS, Reference, grid
+from untorch_export.parity.reference import SHAPES, Reference, grid
 
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -52,7 +52,7 @@ def judge(checkpoint, spoil, precision="fp32", texts=None):
 def test_every_shape_is_tried_ragged_and_to_the_limit(checkpoint):
     batches = list(grid(checkpoint, NAMES))
     shapes = {batch.inputs["input_ids"].shape for batch in batches}
-    assert shapes == {(size, length) for size in BATCHES for length in LENGTHS} | {(1, 160), (2, 160)}
+    assert shapes == {*SHAPES, (1, 160)}
     for batch in batches:
         ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
         assert ((ids == 0) == (mask == 0)).all()
@@ -130,7 +130,7 @@ def test_labels_decide_where_they_are_given(checkpoint, tmp_path):
             rows.append(f"{logits.argmax()}\t{text}")
     file = tmp_path / "dev.tsv"
     file.write_text("\n".join(["label\ttext", *rows]) + "\n")
-    labelled = evalset.read(file, checkpoint.config)
+    labelled = evalset.read(file, checkpoint)
     found = judge(checkpoint, lambda inputs, outputs: None, "int8", labelled)
     assert found.report["answers"]["batch 32"]["accuracy"] == {"correct": 100, "pytorch": 100, "of": 100}
 
@@ -152,20 +152,20 @@ def test_labels_decide_where_they_are_given(checkpoint, tmp_path):
     [
         ("text\tlabel\nfine\t7\n", "line 2: label '7' is none of"),
         ("text\tlabel\nfine\n", "line 2: 1 columns"),
-        ("text\tmark\nfine\t1\n", "needs a header with `label`"),
-        ("text\tlabel\n", "needs a header with `label`"),
-        ("", "cannot be read"),
+        ("a\tb\tc\tlabel\n1\t2\t3\t1\n", "needs a header with `label`"),
+        ("text\tlabel\n", "no rows"),
+        ("", "holds no text"),
     ],
 )
 def test_bad_evaluation_files(checkpoint, tmp_path, content, message):
     (tmp_path / "dev.tsv").write_text(content)
     with pytest.raises(ExportError, match=message):
-        evalset.read(tmp_path / "dev.tsv", checkpoint.config)
+        evalset.read(tmp_path / "dev.tsv", checkpoint)
 
 
 def test_labels_may_be_names(checkpoint, tmp_path):
     (tmp_path / "dev.tsv").write_text('sentence\tlabel\n"quoted"\tLABEL_1\nb\t0\n')
-    read = evalset.read(tmp_path / "dev.tsv", checkpoint.config)
+    read = evalset.read(tmp_path / "dev.tsv", checkpoint)
     assert (read.texts, read.labels) == (['"quoted"', "b"], [1, 0])
 
 

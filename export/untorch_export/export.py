@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from untorch.bundle.manifest import KERNELS, PACKED, Manifest, Variant
+from untorch.bundle.manifest import Manifest, Variant
 from untorch.errors import DependencyError, DeviceError
 from untorch.ort import kernels
 from untorch_export.bundle import assets, writer

@@ -11,6 +11,7 @@ lengths with padding. Each cell runs in a process of its own, with limits on its
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import multiprocessing
 import re
@@ -28,6 +29,7 @@ import torch
 import transformers
 from transformers.models.auto import modeling_auto as auto
 
+from untorch_export.checkpoint.inputs import place_marks
 from untorch_export.checkpoint.tasks import TASKS
 from untorch_export.errors import ExportError
 from untorch_export.export import export, quiet
@@ -134,16 +136,17 @@ def model(kind: str, task: str, name: str) -> transformers.PreTrainedModel:
 
 def run_on_text(made: transformers.PreTrainedModel, task: str) -> float:
     """The spread of the answers to a batch of ids with padding. Raises whatever the model raises."""
-    ids = torch.randint(3, 300, (2, 12), generator=torch.Generator().manual_seed(1))
-    mask = torch.ones_like(ids)
-    mask[1, 7:] = 0
-    inputs = {"input_ids": ids, "attention_mask": mask}
+    rows, length = 2 * TASKS[task].answer.rows_an_input, 12
+    ids = torch.randint(3, 300, (rows, length), generator=torch.Generator().manual_seed(1))
+    lengths = torch.full((rows,), length)
+    lengths[1::2] = 7
+    place_marks(made, TASKS[task], ids, lengths, spare=5)
+    inputs = {"input_ids": ids, "attention_mask": (torch.arange(length) < lengths[:, None]).long()}
+    inputs = {name: torch.as_tensor(TASKS[task].answer.shaped(rows)) for name, rows in inputs.items()}
+    if "attention_mask" not in inspect.signature(type(made).forward).parameters:
+        del inputs["attention_mask"]
     if TASKS[task].answer.generates and made.config.is_encoder_decoder:
         inputs["decoder_input_ids"] = ids[:, :3]
-    if task == "multiple-choice":
-        inputs = {key: value[:, None].repeat(1, 2, 1) for key, value in inputs.items()}
-    if made.config.is_encoder_decoder and task == "text-classification":
-        ids[ids == 2], ids[0, 11], ids[1, 6] = 3, 2, 2
     with torch.no_grad():
         outputs = made(**inputs)
     return float(outputs[TASKS[task].outputs[0]].float().std())

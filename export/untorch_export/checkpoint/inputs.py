@@ -102,7 +102,9 @@ def place_marks(model: PreTrainedModel, task: Task, ids: Any, lengths: Any, spar
 
 
 def least_tokens(model: PreTrainedModel, task: Task) -> int:
-    """The fewest tokens that a text can have."""
+    """The fewest tokens that a text can have. Funnel halves a text from block to block, and fails on shorter ones."""
+    if model.config.model_type == "funnel":
+        return 2 ** (len(model.config.block_sizes) - 1) + 1
     return 4 if _asks_with_separators(model, task) else 1
 
 

@@ -56,7 +56,7 @@ def fuse(path: Path, config: dict[str, Any], *, device: str = "cpu") -> onnx.Mod
             prepared,
             model_type="bert",
             num_heads=heads,
-            hidden_size=int(known.get("hidden_size") or 0),
+            hidden_size=int(known.get("hidden_size") or 0) if heads else 0,
             opt_level=0,
             optimization_options=options,
         ).model

@@ -170,7 +170,7 @@ def _numbers(table: _Table) -> list[float]:
     return numbers
 
 
-def _alike(path: Path, text: str, checkpoint: Checkpoint, about: dict[str, Any]) -> EvalSet | None:
+def _alike(path: Path, text: str, _checkpoint: Checkpoint, about: dict[str, Any]) -> EvalSet | None:
     table = _table(path, text, "label")
     if table is None:
         return None
@@ -182,7 +182,7 @@ def _alike(path: Path, text: str, checkpoint: Checkpoint, about: dict[str, Any])
     return EvalSet([*first, *second], None, None, about, quality.similarity(first, second, _numbers(table)))
 
 
-def _tagged(path: Path, text: str, checkpoint: Checkpoint, about: dict[str, Any]) -> EvalSet | None:
+def _tagged(path: Path, text: str, _checkpoint: Checkpoint, about: dict[str, Any]) -> EvalSet | None:
     sentences: list[list[tuple[str, str]]] = [[]]
     lines = text.splitlines()
     if not any("\t" in line or line.rpartition(" ")[2][:2] in ("B-", "I-") for line in lines):
@@ -202,7 +202,7 @@ def _tagged(path: Path, text: str, checkpoint: Checkpoint, about: dict[str, Any]
     return EvalSet(texts, None, None, {**about, "count": len(texts)}, quality.entities(words, tags))
 
 
-def _asked(path: Path, text: str, checkpoint: Checkpoint, about: dict[str, Any]) -> EvalSet | None:
+def _asked(path: Path, text: str, _checkpoint: Checkpoint, about: dict[str, Any]) -> EvalSet | None:
     if text.lstrip().startswith("{"):
         asked = _squad(path, text)
     else:
@@ -230,7 +230,7 @@ def _squad(path: Path, text: str) -> list[tuple[str, str, list[str]]]:
         raise ExportError(f"{path} is no file of questions as SQuAD has them: {error!r}") from error
 
 
-def _chosen(path: Path, text: str, checkpoint: Checkpoint, about: dict[str, Any]) -> EvalSet | None:
+def _chosen(path: Path, text: str, _checkpoint: Checkpoint, about: dict[str, Any]) -> EvalSet | None:
     table = _table(path, text, "label")
     if table is None:
         return None

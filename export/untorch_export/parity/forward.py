@@ -6,7 +6,7 @@ probabilities move is reported with them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,7 @@ def measure(
     random batches. PyTorch runs once for all variants.
     """
     answer = checkpoint.answer
-    found = {precision: _Found(checkpoint, reference, precision, run) for precision, run in variants.items()}
+    found = {precision: _Found(checkpoint, precision, run) for precision, run in variants.items()}
     batches = list(grid(checkpoint, names))
     expected_random: list[Scores] = []
     for done, batch in enumerate(batches):
@@ -57,7 +57,7 @@ def measure(
         expected = reference(batch.inputs)
         expected_random += answer.read(expected, _mask(batch.inputs))
         for item in found.values():
-            item.scores["random"] += item.compare(batch, expected, alone=True)
+            item.scores["random"] += item.compare(batch, expected, reference)
     if evalset is None:
         for item in found.values():
             figures = _compare(answer, expected_random, {"batch 1": item.scores["random"]})
@@ -70,9 +70,8 @@ def measure(
 class _Found:
     """What was found of one variant so far."""
 
-    def __init__(self, checkpoint: Checkpoint, reference: Reference, precision: str, run: Run) -> None:
+    def __init__(self, checkpoint: Checkpoint, precision: str, run: Run) -> None:
         self.precision, self.run = precision, run
-        self._reference = reference
         self.scores: dict[str, list[Scores]] = {"random": []}
         self.answers: dict[str, Any] = {}
         self._checkpoint, self._answer = checkpoint, checkpoint.answer
@@ -80,9 +79,10 @@ class _Found:
         self._alone = Worst(self._answer)
         self._cases = 0
 
-    def compare(self, batch: Batch, expected: Arrays, *, alone: bool = False) -> list[Scores]:
-        """Run a batch, compare it element by element, with `alone` some of its rows once more, and read its answers.
+    def compare(self, batch: Batch, expected: Arrays, reference: Reference | None = None) -> list[Scores]:
+        """Run a batch, compare it element by element, and read its answers.
 
+        Where the `reference` is given, some of the batch's rows are compared once more, each by itself.
         `expected` may be longer than the batch, a row of a padded batch of the reference's, or empty: then the batch is
         read only.
         """
@@ -95,11 +95,11 @@ class _Found:
             # What a reduced precision says of padding means nothing; fp32 says what PyTorch says.
             real = mask.astype(bool) if tokens and self.precision != "fp32" else None
             worst.add(batch.name, name, want, got[name], real)
-        if alone:
-            self._compare_alone(batch, expected, got)
+        if reference is not None:
+            self._compare_alone(batch, expected, got, reference)
         return self._answer.read(got, mask)
 
-    def _compare_alone(self, batch: Batch, expected: Arrays, got: Arrays) -> None:
+    def _compare_alone(self, batch: Batch, expected: Arrays, got: Arrays, reference: Reference) -> None:
         """Run the last rows of a padded batch by themselves, without padding, and compare.
 
         A row that PyTorch answers differently by itself says nothing: XLNet classifies at the last position, padded or
@@ -110,22 +110,24 @@ class _Found:
         for row in range(max(1, size - ALONE), size):
             length = int(mask[row].sum(-1).max())
             inputs = {name: array[row : row + 1, ..., :length] for name, array in batch.inputs.items()}
-            single = self.run(inputs)
-            found = Worst(self._answer)
-            self._add_row(found, batch, single, got, row, length)
-            if found.excess > gates.TOLERANCE:
-                own = Worst(self._answer)
-                self._add_row(own, batch, self._reference(inputs), expected, row, length)
-                if own.excess > gates.TOLERANCE:
-                    continue
-            self._add_row(self._alone, batch, single, got, row, length)
+            alone = self.run(inputs)
+            if self._moved(row, length, alone, got) and self._moved(row, length, reference(inputs), expected):
+                continue
+            for name, one, rest in self._rows(row, length, alone, got):
+                self._alone.add(f"{batch.name}, row {row} alone", name, one, rest)
 
-    def _add_row(self, worst: Worst, batch: Batch, alone: Arrays, together: Arrays, row: int, length: int) -> None:
+    def _moved(self, row: int, length: int, alone: Arrays, together: Arrays) -> bool:
+        """Whether a row's answer depends on what it is padded with."""
+        found = Worst(self._answer)
+        for name, one, rest in self._rows(row, length, alone, together):
+            found.add("", name, one, rest)
+        return found.excess > gates.TOLERANCE
+
+    def _rows(self, row: int, length: int, alone: Arrays, together: Arrays) -> Iterator[tuple[str, Any, Any]]:
+        """(output, the row by itself, the row in a batch) without what is padding."""
         for name in self._worst:
             rest = together[name][row : row + 1]
-            if self._answer.per_token(name):
-                rest = rest[:, :length]
-            worst.add(f"{batch.name}, row {row} alone", name, alone[name], rest)
+            yield name, alone[name], rest[:, :length] if self._answer.per_token(name) else rest
 
     def parity(self, names: Sequence[str], golden: Sequence[Case]) -> Parity:
         """The verdict and the report."""
@@ -144,6 +146,11 @@ class _Found:
                 verdict, report["gate"] = "failed", {"rule": "numbers under any mask", "limit": 1, "measured": 0}
         report["golden"] = _golden(self.run, golden, self._answer, verdict)
         return Parity(verdict, report)
+
+
+def _mask(inputs: Arrays) -> NDArray[Any]:
+    """Which positions are real: all of them, where the model cannot be told."""
+    return inputs.get("attention_mask", np.ones_like(inputs["input_ids"]))
 
 
 def _compare_texts(
@@ -204,11 +211,6 @@ def holds(checkpoint: Checkpoint, run: Run, names: Sequence[str], length: int) -
 def _finite(outputs: Arrays) -> bool:
     """Whether every value is a number: a row that is all padding must not make others."""
     return all(bool(np.isfinite(array).all()) for array in outputs.values())
-
-
-def _mask(inputs: Arrays) -> NDArray[Any]:
-    """Which positions are real: all of them for a model that cannot be told."""
-    return inputs.get("attention_mask", np.ones_like(inputs["input_ids"]))
 
 
 def _place(target: list[Scores], rows: Sequence[int], scores: Sequence[Scores]) -> None:

@@ -165,7 +165,7 @@ def judge_quality(
         raise ExportError(f"{asked.name} is compared with that of fp32; name fp32 in --precision, too")
     points = {}
     for name in variants:
-        if not name.endswith(PACKED):
+        if read_name(name).operators is not Operators.PACKED:
             pipe = _opened(checkpoint, bundle, name)
             points[name] = asked.score(list(pipe((item for item in asked.inputs), **asked.arguments)))
     judged = {}

@@ -61,9 +61,36 @@ def _model(app: Application, request: Request, fields: Fields, parameters: Field
     return next(iter(app.models))
 
 
+# Parameters that are the pipelines' own arguments, and how each is read; what a value may be, they check themselves.
+_READERS: dict[str, Callable[[Fields, str], Any]] = {
+    "aggregation_strategy": Fields.text,
+    "align_to_words": Fields.flag,
+    "clean_up_tokenization_spaces": Fields.flag,
+    "doc_stride": Fields.integer,
+    "function_to_apply": Fields.text,
+    "handle_impossible_answer": Fields.flag,
+    "hypothesis_template": Fields.text,
+    "ignore_labels": Fields.texts,
+    "label": Fields.text,
+    "max_answer_len": Fields.integer,
+    "max_question_len": Fields.integer,
+    "max_seq_len": Fields.integer,
+    "multi_label": Fields.flag,
+    "src_lang": Fields.text,
+    "stride": Fields.integer,
+    "targets": Fields.text_or_texts,
+    "tgt_lang": Fields.text,
+    "top_k": Fields.integer,
+    "truncation": Fields.value,
+}
+
+
 def _own(parameters: Fields, *names: str) -> dict[str, Any]:
-    """Parameters that are the pipeline's own arguments; it checks them itself."""
-    return {name: parameters.value(name) for name in names if name in parameters}
+    """Those of the named parameters that were given. Raises Refusal for one of the wrong kind."""
+    found = {name: _READERS[name](parameters, name) for name in names if name in parameters}
+    if "truncation" in found and not isinstance(found["truncation"], (bool, str)):
+        raise parameters.refuse("truncation", "is true, false or a strategy's name")
+    return found
 
 
 async def _each(
@@ -85,7 +112,7 @@ async def _each(
 
 def _cut(parameters: Fields) -> dict[str, Any]:
     """Long texts are cut, as in Text Embeddings Inference, unless `truncation` or `truncate` says otherwise."""
-    return {"truncation": parameters.value("truncation", parameters.value("truncate", True))}
+    return {"truncation": parameters.flag("truncate", True)} | _own(parameters, "truncation")
 
 
 async def _text_classification(
@@ -141,8 +168,6 @@ async def _zero_shot(app: Application, request: Request, model: Model, fields: F
     elif not isinstance(labels, str):
         raise parameters.refuse("candidate_labels", "is a list of texts, or one text with commas")
     arguments = _own(parameters, "hypothesis_template", "multi_label") | {"candidate_labels": labels}
-    if not isinstance(arguments.get("hypothesis_template", ""), str):
-        raise parameters.refuse("hypothesis_template", "is a text")
     _check_template(parameters, arguments.get("hypothesis_template", "{}"))
     arguments["truncation"] = True
     values, single = await _each(app, request, model, fields, "zero-shot-classification", **arguments)
@@ -201,8 +226,6 @@ async def _multiple_choice(
 
 async def _text2text(app: Application, request: Request, model: Model, fields: Fields, parameters: Fields) -> Answer:
     arguments = _own(parameters, "src_lang", "tgt_lang", "clean_up_tokenization_spaces", "truncation")
-    for name in ("src_lang", "tgt_lang"):
-        parameters.text(name, None)
     if arguments.get("truncation") == "do_not_truncate":
         del arguments["truncation"]
     arguments.setdefault("truncation", True)

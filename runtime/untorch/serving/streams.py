@@ -156,7 +156,9 @@ def written(
     """
     ids = make_ids()
     model, tokenizer = pipeline.model, pipeline.tokenizer
-    limit = model.max_sequence_length
+    # Rotary positions have no end, and a model makes no sense beyond those that it was trained with.
+    limits = (model.max_sequence_length, model.config.get("max_position_embeddings"))
+    limit = min((limit for limit in limits if limit is not None), default=None)
     if limit is not None and len(ids) >= limit:
         raise Refusal(
             "invalid", f"the prompt has {len(ids)} tokens; the model takes {limit}, and its answer is among them"

@@ -112,7 +112,6 @@ class Server:
         """What comes back for some bytes until the server closes the connection."""
         with self.connect() as connection:
             connection.sendall(data)
-            connection.shutdown(socket.SHUT_WR)
             pieces = []
             try:
                 while piece := connection.recv(65536):

@@ -114,8 +114,8 @@ class Application:
         try:
             with self.telemetry.span(request) as headers:
                 try:
-                    route, request.model, request.parts = self.routes.find(request.method, request.path)
-                    found = await self._answer(route, request)
+                    route, model, request.parts = self.routes.find(request.method, request.path)
+                    found = await self._answer(route, request, model)
                 except Exception as error:
                     found = self._refused(error, route, request)
                 found.headers += headers + self._cross_origin(request)
@@ -140,7 +140,7 @@ class Application:
             request.unwatch()
         self.telemetry.done(request, route, status, time.perf_counter() - start)
 
-    async def _answer(self, route: Route, request: Request) -> Answer:
+    async def _answer(self, route: Route, request: Request, model: str | None) -> Answer:
         if request.method == "OPTIONS":
             return Answer(b"", 204)
         if self._key is not None and not route.public:
@@ -153,6 +153,8 @@ class Application:
             if self._models is None:
                 await self.start()
             request.watch(self._seconds(request))
+        if model is not None:
+            request.model = self.models.get(model).name
         return await route.handler(self, request)
 
     def _seconds(self, request: Request) -> float:

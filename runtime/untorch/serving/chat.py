@@ -86,12 +86,12 @@ def _prompts(app: Application, request: Request, model: Model, fields: Fields) -
     value = fields.value("prompt", "")
     if isinstance(value, str):
         prompts = [value]
-    elif value and all(isinstance(item, (str, list)) for item in value):
-        prompts = [item if isinstance(item, str) else text_of_ids(app, model, item, "prompt") for item in value]
-    elif isinstance(value, list) and value:
-        prompts = [text_of_ids(app, model, value, "prompt")]
-    else:
+    elif not isinstance(value, list) or not value:
         raise fields.refuse("prompt", "is a text, or a list of texts that is not empty")
+    elif all(isinstance(item, (str, list)) for item in value):
+        prompts = [item if isinstance(item, str) else text_of_ids(app, model, item, "prompt") for item in value]
+    else:
+        prompts = [text_of_ids(app, model, value, "prompt")]
     admit(app, request, prompts)
     return prompts
 
@@ -196,7 +196,7 @@ async def _streamed(
 ) -> Answer:
     """Events, once the first token is there: what cannot be answered is still refused with a status."""
     kind = "chat.completion.chunk" if reply.kind == "chat.completion" else reply.kind
-    merged: asyncio.Queue[tuple[int, str | None, BaseException | None]] = asyncio.Queue()
+    merged: asyncio.Queue[tuple[int, str | None, Exception | None]] = asyncio.Queue()
 
     async def follow(index: int, writing: Writing) -> None:
         try:

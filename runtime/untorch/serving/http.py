@@ -173,7 +173,8 @@ class Answer:
 
 def dumps(value: Any) -> bytes:
     """JSON of Python's values and numpy's."""
-    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+    data: bytes = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+    return data
 
 
 def answer(value: Any, status: int = 200, headers: Headers | None = None) -> Answer:

@@ -93,7 +93,7 @@ async def infer(app: Application, request: Request) -> Answer:
     tail = []
     for name in wanted:
         kind, shape, values = outputs[name]
-        record = {"name": name, "datatype": kind, "shape": shape}
+        record: dict[str, Any] = {"name": name, "datatype": kind, "shape": shape}
         if binary[name]:
             data = _bytes(kind, values)
             record["parameters"] = {"binary_data_size": len(data)}
@@ -153,7 +153,7 @@ def _texts(tensor: Fields) -> list[str]:
         raise tensor.refuse("data", "is not texts alone")
     if tensor.fields("parameters").text("content_type", "str") == "base64":
         return [_decoded(tensor, base64.b64decode(value, validate=False)) for value in values]
-    return values
+    return [str(value) for value in values]
 
 
 def _binary_texts(tensor: Fields, data: bytes, size: int) -> list[str]:

@@ -23,7 +23,7 @@ class Counter:
 
     __slots__ = ("_place", "_values")
 
-    def __init__(self, values: memoryview, place: int) -> None:
+    def __init__(self, values: memoryview[float], place: int) -> None:
         self._values = values
         self._place = place
 
@@ -41,7 +41,7 @@ class Histogram:
 
     __slots__ = ("_bounds", "_place", "_values")
 
-    def __init__(self, values: memoryview, place: int, bounds: Sequence[float]) -> None:
+    def __init__(self, values: memoryview[float], place: int, bounds: Sequence[float]) -> None:
         self._values = values
         self._place = place
         self._bounds = bounds

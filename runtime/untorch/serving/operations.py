@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 from functools import cache
@@ -45,6 +44,7 @@ async def metrics(app: Application, request: Request) -> Answer:
     queued = [model.batcher.queued for model in app.models]
     telemetry.queued_texts.set(sum(texts for texts, _ in queued))
     telemetry.te_queue_size.set(sum(texts for texts, _ in queued))
+    telemetry.streams.set(sum(model.streams.running for model in app.models if model.streams is not None))
     telemetry.queued_tokens.set(sum(tokens for _, tokens in queued))
     return Answer(telemetry.metrics.render(), kind=b"text/plain; version=0.0.4; charset=utf-8")
 

@@ -16,7 +16,7 @@ _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: c
 def connection(settings: Settings) -> type[HttpToolsProtocol]:
     """The class of connections that holds clients to the settings."""
 
-    class Connection(HttpToolsProtocol):
+    class Connection(HttpToolsProtocol):  # type: ignore[misc]  # uvicorn is not there where types are checked
         def __init__(self, *arguments: Any, **keywords: Any) -> None:
             super().__init__(*arguments, **keywords)
             # Bytes of headers that are not complete; None while there is nothing to be read of a request.
@@ -24,7 +24,7 @@ def connection(settings: Settings) -> type[HttpToolsProtocol]:
             self._reading: asyncio.TimerHandle | None = None
             self._writing: asyncio.TimerHandle | None = None
 
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        def connection_made(self, transport: asyncio.Transport) -> None:
             super().connection_made(transport)
             self._expect_headers()
 
@@ -35,6 +35,8 @@ def connection(settings: Settings) -> type[HttpToolsProtocol]:
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
+            if self.transport.is_closing():
+                return
             super().data_received(data)
             if self._unfinished is None or self.transport.is_closing():
                 return
@@ -50,10 +52,18 @@ def connection(settings: Settings) -> type[HttpToolsProtocol]:
 
         def on_headers_complete(self) -> None:
             self._unfinished = None
+            size = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+            if size > settings.max_header_bytes:
+                self._end(_TOO_LARGE)
+                raise ValueError("the headers are too large")  # ends the parsing of what came with them
             if self._reading is not None:
                 self._reading.cancel()
                 self._reading = None
             super().on_headers_complete()
+
+        def send_400_response(self, msg: str) -> None:
+            if not self.transport.is_closing():
+                super().send_400_response(msg)
 
         def _expect_headers(self) -> None:
             self._reading = self.loop.call_later(settings.read_timeout, self._end, _TOO_SLOW)

@@ -16,6 +16,7 @@ from dataclasses import replace
 from untorch.ort.devices import usable_cores
 from untorch.serving import metrics, server
 from untorch.serving.operations import SUPERVISOR
+from untorch.serving.saying import say
 from untorch.serving.settings import ModelSource, Settings
 
 _REPLICA = "UNTORCH_SERVE_REPLICA"
@@ -41,7 +42,7 @@ def run_replica(sources: Sequence[ModelSource], settings: Settings) -> None:
 
 
 def look_after(settings: Settings, arguments: Sequence[str]) -> int:
-    """Start the replicas with the same command line, replace those that die, and pass signals on. Gives an exit code."""
+    """Start the replicas with the same command line, replace those that die, pass signals on; gives an exit code."""
     listening = server.bound(settings)
     with tempfile.TemporaryFile() as memory:
         memory.truncate(8 * metrics.ROW * settings.replicas)
@@ -73,7 +74,7 @@ class _Replicas:
                 if (code := process.poll()) is None:
                     continue
                 failures = failures + 1 if time.monotonic() - started[index] < _STARTED else 0
-                print(f"untorch: replica {index} ended with {code}", file=sys.stderr, flush=True)
+                say(f"untorch: replica {index} ended with {code}")
                 if failures >= _FAILURES or code == 2:
                     self._signal(running, signal.SIGTERM)
                     return self._ended(running) or 1

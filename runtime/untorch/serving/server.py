@@ -8,13 +8,13 @@ import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from untorch.background import BackgroundTask
 from untorch.errors import DependencyError, InputError
 from untorch.serving import operations
+from untorch.serving.saying import say
 from untorch.serving.settings import ModelSource, Settings
 
 # Seconds that connections get to close once nothing is running.
@@ -80,7 +80,7 @@ async def _serve(app: Any, settings: Settings, listening: socket.socket, life: i
 
     from untorch.serving.protocol import connection
 
-    class Server(uvicorn.Server):
+    class Server(uvicorn.Server):  # type: ignore[misc]  # uvicorn is not there where types are checked
         @contextlib.contextmanager
         def capture_signals(self) -> Iterator[None]:
             yield  # they are ours
@@ -97,7 +97,7 @@ async def _serve(app: Any, settings: Settings, listening: socket.socket, life: i
         date_header=False,
         proxy_headers=False,
         limit_concurrency=settings.max_connections,
-        timeout_keep_alive=settings.keep_alive,  # type: ignore[arg-type]  # fractions of a second work as well
+        timeout_keep_alive=settings.keep_alive,
         timeout_graceful_shutdown=_CLOSING,
     )
     server = Server(config)
@@ -142,7 +142,7 @@ def _tell(app: Any, listening: socket.socket) -> None:
     )
     replica = os.environ.get("UNTORCH_SERVE_REPLICA")
     who = f"replica {replica} serves" if replica else "serving"
-    print(f"untorch: {who} {served} at {address(listening)}", file=sys.stderr, flush=True)
+    say(f"untorch: {who} {served} at {address(listening)}")
 
 
 _reloads: set[asyncio.Task[None]] = set()
@@ -151,7 +151,7 @@ _reloads: set[asyncio.Task[None]] = set()
 def _reload(app: Any) -> None:
     async def reload() -> None:
         for name, reason in (await operations.reload_all(app)).items():
-            print(f"untorch: {name} keeps its old bundle: {reason}", file=sys.stderr, flush=True)
+            say(f"untorch: {name} keeps its old bundle: {reason}")
 
     task = asyncio.ensure_future(reload())
     _reloads.add(task)

@@ -105,9 +105,9 @@ class Streams:
         return stream
 
     @property
-    def queued(self) -> int:
-        """How many texts wait for a place."""
-        return len(self._waiting)
+    def running(self) -> int:
+        """How many texts are being written."""
+        return len(self._active)
 
     def close(self) -> None:
         """Finish what is being written and what waits, and stop."""
@@ -186,7 +186,7 @@ def written(
 
 
 class _Scores:
-    """Log-probabilities of the model itself, before any setting changes them. It reads along with a cache of its own."""
+    """Log-probabilities of the model itself, before any setting changes them; it reads along with its own cache."""
 
     def __init__(self, pipeline: TextGenerationPipeline, ids: list[int], count: int) -> None:
         self._model = pipeline.model

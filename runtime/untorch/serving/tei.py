@@ -191,7 +191,7 @@ async def tokenize(app: Application, request: Request) -> Answer:
 
 
 def _tokens(model: Model, text: str, special: bool) -> list[dict[str, Any]]:
-    (row,) = model.pipeline.tokenizer([text], add_special_tokens=special, verbose=False).encodings
+    (row,) = model.pipeline.tokenizer([text], add_special_tokens=special, verbose=False).encodings or ()
     tokens = []
     for index, token, (start, stop), mark in zip(
         row.ids, row.tokens, row.offsets, row.special_tokens_mask, strict=True

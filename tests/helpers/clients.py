@@ -71,7 +71,11 @@ def huggingface_hub(url):
             return [plain(item) for item in value]
         if hasattr(value, "tolist"):
             return value.tolist()
-        return {key: item for key, item in vars(value).items() if item is not None} if hasattr(value, "__dict__") else value
+        return (
+            {key: item for key, item in vars(value).items() if item is not None}
+            if hasattr(value, "__dict__")
+            else value
+        )
 
     def at(name):
         return InferenceClient(model=f"{url}/models/{name}", timeout=60)
@@ -184,7 +188,8 @@ def haystack(url):
     return {
         "query": HuggingFaceAPITextEmbedder(**api).run(text=TEXTS[0])["embedding"],
         "vectors": [
-            document.embedding for document in HuggingFaceAPIDocumentEmbedder(**api).run(documents=documents)["documents"]
+            document.embedding
+            for document in HuggingFaceAPIDocumentEmbedder(**api).run(documents=documents)["documents"]
         ],
         "ranked": [[document.content, document.score] for document in ranked],
     }

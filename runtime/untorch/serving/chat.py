@@ -30,7 +30,8 @@ _COMPLETION_TOKENS = 16
 
 def model_record(model: Model) -> dict[str, Any]:
     """A model as `/v1/models` lists it."""
-    return {"id": model.name, "object": "model", "created": model.created, "owned_by": "untorch", "task": model.task}
+    own = {"id": model.name, "object": "model", "created": model.created, "owned_by": "untorch"}
+    return {**own, "task": model.task, "tasks": model.tasks}
 
 
 @dataclass

@@ -238,6 +238,12 @@ class Model:
         return False
 
     @property
+    def tasks(self) -> list[str]:
+        """The model's own task, and others that its head allows."""
+        others = ("zero-shot-classification", "text-ranking")
+        return [self.task, *(task for task in others if task != self.task and self.can(task))]
+
+    @property
     def cuts_vectors(self) -> bool:
         """Whether the checkpoint says that its vectors may be cut (Matryoshka)."""
         config = self.pipeline.model.config

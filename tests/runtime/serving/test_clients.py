@@ -38,7 +38,11 @@ def ask(server):
             name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "HF_HUB_OFFLINE")
         }
         done = subprocess.run(
-            [python, "-P", clients.__file__, name, server.url], capture_output=True, text=True, timeout=300, env=environment
+            [python, "-P", clients.__file__, name, server.url],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env=environment,
         )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout.splitlines()[-1])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from untorch.cli.arguments import add_trust_argument
 from untorch.errors import InputError
+from untorch.serving import needing_the_extra
 from untorch.serving.settings import ModelSource, Settings, converted, load
 
 HELP = "answer over HTTP, with one or several bundles"
@@ -43,8 +44,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal comes; 0, or an error."""
-    from untorch.serving import replicas, server
-
     given = {
         option.name: converted(value, str(option.type).split(" ")[0], f"--{option.name.replace('_', '-')}")
         for option in fields(Settings)
@@ -52,12 +51,15 @@ def run(args: argparse.Namespace) -> int:
     } | {option.name: True for option in fields(Settings) if getattr(args, option.name) is True}
     settings, models = load(given, path=args.config)
     sources = _sources(args.models, args.task) or models or [ModelSource("default", None)]
-    if replicas.is_replica():
-        replicas.run_replica(sources, settings)
-    elif settings.replicas > 1:
-        return replicas.look_after(settings, sys.argv[2:])
-    else:
-        server.run(sources, settings, server.bound(settings))
+    with needing_the_extra():
+        from untorch.serving import replicas, server
+
+        if replicas.is_replica():
+            replicas.run_replica(sources, settings)
+        elif settings.replicas > 1:
+            return replicas.look_after(settings, sys.argv[2:])
+        else:
+            server.run(sources, settings, server.bound(settings))
     return 0
 
 

@@ -6,11 +6,25 @@ It needs the extra `serve`: pip install 'untorch[serve]'.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from untorch.serving.application import Application
+
+
+@contextmanager
+def needing_the_extra() -> Iterator[None]:
+    """Raise DependencyError, which says what to install, where a package of the extra is missing."""
+    from untorch.errors import DependencyError
+
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in ("httptools", "orjson", "uvicorn", "uvloop"):
+            raise
+        raise DependencyError(f"serving needs {error.name}. Run: pip install 'untorch[serve]'") from error
 
 
 def app(
@@ -24,14 +38,12 @@ def app(
 
         app = untorch.serving.app({"sst2": "bundles/sst2", "emb": "bundles/minilm"}, api_key="…")
     """
-    from untorch.errors import DependencyError, InputError
+    from untorch.errors import InputError
     from untorch.serving.settings import ModelSource, Settings
 
-    try:
+    with needing_the_extra():
         from untorch.serving.application import Application
         from untorch.serving.models import Models
-    except ModuleNotFoundError as error:
-        raise DependencyError(f"serving needs {error.name}. Run: pip install 'untorch[serve]'") from error
     try:
         chosen = Settings(**settings)
     except TypeError as error:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from untorch.background import BackgroundTask
-from untorch.errors import DependencyError, InputError
+from untorch.errors import InputError
 from untorch.serving import operations
 from untorch.serving.saying import say
 from untorch.serving.settings import ModelSource, Settings
@@ -62,13 +62,11 @@ def run(
     # The models load while the rest is imported.
     loading = BackgroundTask(load)
     loading.begin()
-    try:
-        import uvloop
+    import uvloop
 
-        from untorch.serving.application import Application, all_routes
-        from untorch.serving.telemetry import Telemetry
-    except ModuleNotFoundError as error:
-        raise DependencyError(f"serving needs {error.name}. Run: pip install 'untorch[serve]'") from error
+    from untorch.serving.application import Application, all_routes
+    from untorch.serving.telemetry import Telemetry
+
     telemetry = None if metrics is None else Telemetry(all_routes(), settings, metrics)
     app = Application(loading.result, settings, telemetry)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

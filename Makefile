@@ -48,6 +48,11 @@ bench:
 	$(PYTHON) -m benchmarks.environments
 	benchmarks/.environments/build/bin/python -m benchmarks.run $(BENCH)
 
+# The server beside the library, its own batcher and other servers: benchmarks/results/serving.json, ten minutes.
+bench-serve: .venv/.installed
+	$(PYTHON) -m benchmarks.environments serving-fastapi-optimum serving-litserve-transformers
+	.venv/bin/python -m benchmarks.serving $(BENCH)
+
 # Our own operators, compiled here: on Linux on x86-64, with GCC. Elsewhere int8 runs on ONNX Runtime's.
 KERNELS := $(shell [ "$$(uname -sm)" = "Linux x86_64" ] && command -v gcc >/dev/null && echo ./kernels)
 KERNELS_SOURCES := kernels/pyproject.toml $(wildcard kernels/untorch_kernels/*.py kernels/untorch_kernels/*.[ch])

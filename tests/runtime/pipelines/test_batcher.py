@@ -162,8 +162,7 @@ def test_cancelled_tasks_leave_no_trace(slow):
             for task in tasks[1:]:
                 task.cancel()
             await asyncio.gather(*tasks[1:], return_exceptions=True)
-            assert not batcher._queue
-            assert batcher._queued_tokens == 0
+            assert batcher.queued == (0, 0)
             last = asyncio.create_task(batcher.answer("last"))
             slow.go.set()
             return await tasks[0], await last

@@ -1,0 +1,1 @@
+"""Servers that others have, for the comparison: each a script `python FILE PORT MODEL` that answers POST /predict."""

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from untorch.bundle.folder import Bundle
 from untorch.bundle.hub import default_model, open_bundle
-from untorch.loading.choice import LoadRequest
 from untorch.errors import InputError, TaskError, UntorchError
+from untorch.loading.choice import LoadRequest
 from untorch.pipelines import pipeline
 from untorch.pipelines.base import Pipeline
 from untorch.pipelines.batcher import Batcher, QueueFullError
@@ -212,7 +212,9 @@ class Model:
         if task == "feature-extraction" and self.source.task is None:
             # An encoder without a head is served for its vectors; its token states are had too.
             task = "sentence-embeddings"
-        own = pipeline(task, bundle.path, device=settings.device, precision=settings.precision, threads=settings.threads)
+        own = pipeline(
+            task, bundle.path, device=settings.device, precision=settings.precision, threads=settings.threads
+        )
         return Roads(own, self._turns_for(own))
 
     def _turns_for(self, own: Pipeline[Any]) -> Turns | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from untorch.batching import windows
-from untorch.cli import texts
+from untorch.cli import run_folder, texts
 from untorch.cli.arguments import add_model_arguments, split_bundle
 from untorch.errors import InputError
 from untorch.pipelines import pipeline
@@ -41,9 +41,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help='an argument of the task, its value as JSON or as it stands: top_k=3, candidate_labels="sport, politics"',
     )
-    parser.add_argument("--input", type=Path, metavar="F", help="read texts from a txt, csv or jsonl file")
+    parser.add_argument("--input", type=Path, metavar="F", help="read texts from a txt, csv or jsonl file, or a folder")
     parser.add_argument("--output", type=Path, metavar="F", help="write answers to a txt, csv or jsonl file")
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+    run_folder.configure(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,10 +53,12 @@ def run(args: argparse.Namespace) -> int:
     name, given = split_bundle(args.words)
     if given and args.input:
         raise InputError("give texts on the command line or --input, not both")
+    arguments = dict(map(_argument, args.set)) | ({"truncation": True} if args.truncation else {})
+    if run_folder.wanted(args):
+        return run_folder.run(args, name, arguments)
     task = args.task or (None if name else "sentiment-analysis")
     answerer = pipeline(task, name, device=args.device, precision=args.precision, revision=args.revision)
     loaded = time.perf_counter()
-    arguments = dict(map(_argument, args.set)) | ({"truncation": True} if args.truncation else {})
     fields = answerer.input_fields
     count = 0
     if len(given) == 1 and not args.json and not args.output and sys.stdout.isatty() and hasattr(answerer, "stream"):

@@ -56,10 +56,10 @@ os.register_at_fork(after_in_child=_begin_anew)
 class Worker:
     """Answers record batches with a bundle. It is sent between processes as its configuration, never as a session.
 
-    Call it with a `pyarrow.RecordBatch`; it gives one with the same rows in the same order, all their columns, the
-    answers as typed columns, and `error`: the reason where a row could not be answered, else null. The model is loaded
-    by the first call in a process, and once for all workers of the same configuration there. It is safe to call from
-    several threads.
+    Call it with a `pyarrow.RecordBatch`, or a `pyarrow.Table`; it gives one with the same rows in the same order, all
+    their columns, the answers as typed columns, and `error`: the reason where a row could not be answered, else null.
+    The model is loaded by the first call in a process, and once for all workers of the same configuration there. It is
+    safe to call from several threads.
 
     `bundle` is what `pipeline` takes, or the URL of a folder that pyarrow can read (`s3://…`, `gs://…`, `file:///…`),
     fetched once a machine and held to its manifest. `column` names the column with the texts; for a task with several
@@ -112,13 +112,15 @@ class Worker:
     def __repr__(self) -> str:
         return f"Worker({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
 
-    def __call__(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Answer the rows of a batch.
+    def __call__(self, batch: pa.RecordBatch | pa.Table) -> pa.RecordBatch | pa.Table:
+        """Answer the rows of a batch or table.
 
         Raises InputError for a column that is missing, not text, or would be there twice; with `on_error="raise"`
         RowError, which is one, for the first row that cannot be answered.
         """
         schema = self.schema(batch.schema)
+        if isinstance(batch, pa.Table):
+            return pa.Table.from_batches(map(self, batch.combine_chunks().to_batches()), schema)
         loaded = self._load()
         items = self._items(batch, loaded.answerer)
         answers, errors = _answered(lambda some: list(loaded.answerer(item for item in some)), items)

@@ -34,8 +34,7 @@ class _Actor:
             raise IntegrityError(f"{worker.bundle} is another bundle than the one that the job began with")
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        schema = self._worker.schema(table.schema)
-        return pa.Table.from_batches(map(self._worker, table.combine_chunks().to_batches()), schema)
+        return self._worker(table)
 
 
 def predict(

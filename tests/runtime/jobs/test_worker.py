@@ -165,6 +165,15 @@ def test_text_in_every_form_that_arrow_has(tiny_bundle, texts):
     assert answered.num_rows == 3
 
 
+def test_a_table_of_several_chunks(tiny_bundle):
+    worker = Worker(tiny_bundle, precision="fp32")
+    table = pa.Table.from_batches([batch(TEXTS[:2]), batch([]), batch(TEXTS[2:])])
+    answered = worker(table)
+    assert answered.column_names == worker(batch(TEXTS)).schema.names
+    assert answered["text"].to_pylist() == TEXTS
+    assert worker(table.slice(0, 0)).schema == answered.schema
+
+
 def test_no_rows_have_the_schema_of_many(tiny_bundle):
     worker = Worker(tiny_bundle)
     assert worker(batch([])).schema == worker(batch(TEXTS)).schema == worker.schema(batch([]).schema)

@@ -1,7 +1,7 @@
 # Needs Python 3.11 or newer and make; everything else is installed into environments of its own.
 PYTHON ?= python3
 
-.PHONY: demo test test-optimum test-clients matrix real fuzz soak lint bench bench-serve clean
+.PHONY: demo test test-optimum test-clients test-engines test-ray matrix real fuzz soak lint bench bench-serve clean
 
 # The runtime alone: no torch. Classifies two sentences with the embedded default model.
 demo: .venv-demo/.installed
@@ -40,6 +40,15 @@ test-clients: .venv/.installed .clients/.installed
 # Half an hour of mixed load on one process: benchmarks/results/soak.json.
 soak: .venv/.installed
 	.venv/bin/python benchmarks/soak.py
+
+# A cluster of three nodes on the loopback address, and jobs killed at random: some 20 minutes on two quiet cores.
+test-ray: .venv/.installed
+	.venv/bin/python -m pip install --quiet -c constraints.txt -e ".[ray]"
+	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -rs -m scale tests/runtime/ray tests/runtime/jobs
+
+# The recipes for Spark, Dask and Daft, run as they are printed; Spark needs Java 17.
+test-engines: .venv/.installed .engines/.installed
+	HF_HUB_OFFLINE=1 PYTHONPATH=.engines .venv/bin/python -m pytest -rs tests/runtime/jobs/test_engines.py
 
 lint: .venv/.installed
 	.venv/bin/ruff check .
@@ -92,5 +101,10 @@ KERNELS_SOURCES := kernels/pyproject.toml $(wildcard kernels/untorch_kernels/*.p
 	.clients/bin/python -m pip install --quiet -r tests/helpers/clients.txt
 	touch .clients/.installed
 
+.engines/.installed: .venv/.installed
+	.venv/bin/python -m pip install --quiet --target .engines \
+		"daft==0.7.26" "dask[dataframe]==2026.8.0" "pyspark==4.3.0"
+	touch .engines/.installed
+
 clean:
-	rm -rf .clients .venv .venv-optimum .venv-demo .real dist build kernels/build kernels/*.egg-info .coverage
+	rm -rf .clients .engines .venv .venv-optimum .venv-demo .real dist build kernels/build kernels/*.egg-info .coverage

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from untorch.batching import windows
-from untorch.cli import texts
+from untorch.cli import run_folder, texts
 from untorch.cli.arguments import add_model_arguments, split_bundle
 from untorch.errors import InputError
 from untorch.pipelines import pipeline
@@ -42,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help='an argument of the task, its value as JSON or as it stands: top_k=3, candidate_labels="sport, politics"',
     )
-    parser.add_argument("--input", type=Path, metavar="F", help="read texts from a txt, csv or jsonl file")
+    parser.add_argument("--input", type=Path, metavar="F", help="read texts from a txt, csv or jsonl file, or a folder")
     parser.add_argument(
         "--encoding", metavar="E", help="of the texts that are read (default: what a byte order mark says, else UTF-8)"
     )
@@ -51,6 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=int, metavar="N", help="threads of a run on the CPU (default: the cores that may be used)"
     )
+    run_folder.configure(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -59,6 +60,9 @@ def run(args: argparse.Namespace) -> int:
     name, given = split_bundle(args.words)
     if given and args.input:
         raise InputError("give texts on the command line or --input, not both")
+    arguments = dict(map(_argument, args.set)) | ({"truncation": True} if args.truncation else {})
+    if run_folder.wanted(args):
+        return run_folder.run(args, name, arguments)
     task = args.task or (None if name else "sentiment-analysis")
     if args.threads is not None and args.threads < 1:
         raise InputError(f"--threads is {args.threads}; it is a number from 1")
@@ -67,7 +71,6 @@ def run(args: argparse.Namespace) -> int:
         task, name, device=args.device, precision=args.precision, revision=args.revision, threads=args.threads
     )
     loaded = time.perf_counter()
-    arguments = dict(map(_argument, args.set)) | ({"truncation": True} if args.truncation else {})
     fields = answerer.input_fields
     count = 0
     _write_any_text(sys.stdout)

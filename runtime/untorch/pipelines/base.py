@@ -139,7 +139,7 @@ class Pipeline(Rows, ABC, Generic[P]):
         batch_size = self._batch_size if batch_size is None else _number("batch_size", batch_size, count)
         return self._each([self._item(item) for item in items], batch_size, parameters)
 
-    def predict(self, X: Any) -> Any:  # scikit-learn's name
+    def predict(self, X: Any) -> Any:
         """The same as a call: scikit-learn's name for it, as transformers has it."""
         return self(X)
 
@@ -184,7 +184,7 @@ class Pipeline(Rows, ABC, Generic[P]):
                 return arguments.pop(name)
         raise InputError(f"{self.task} was given nothing to answer; pass it first, or as {self.input_names[0]}=…")
 
-    def _sort(self, inputs: Any, parameters: P) -> tuple[given_inputs.Kind, Any]:  # for tasks that ask
+    def _sort(self, inputs: Any, parameters: P) -> tuple[given_inputs.Kind, Any]:
         """Whether the inputs are one, several or a stream, and the inputs."""
         return given_inputs.sort(inputs)
 
@@ -202,6 +202,10 @@ class Pipeline(Rows, ABC, Generic[P]):
 
     def _merged(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The constructor's arguments and, over them, a call's. Raises InputError for names the task does not know."""
+        if twice := sorted(arguments.keys() & {*self.input_names, "inputs"}):
+            raise InputError(
+                f"{self.task} was given {' and '.join(twice)} besides its inputs; the first argument is one"
+            )
         given = self.parameters_class.named(arguments, self.rules, self.task, (*self.input_names, *_OF_EVERY_CALL))
         return {**self._defaults, **given}
 
@@ -233,7 +237,7 @@ class Pipeline(Rows, ABC, Generic[P]):
         self, inputs: Iterator[Any], batch_size: int | None, parameters: P, *, read_ahead: bool
     ) -> Iterator[Any]:
         # Imported here: a call with a list should not pay for it.
-        from untorch.pipelines import overlap, streams
+        from untorch.pipelines import streams
 
         def answer(window: list[Any]) -> list[Any]:
             return self._answers(window, batch_size, parameters) if window else []
@@ -241,6 +245,8 @@ class Pipeline(Rows, ABC, Generic[P]):
         if not read_ahead:
             yield from chain.from_iterable(map(answer, batching.windows(inputs, batch_size or 1)))
         elif self._overlaps:
+            from untorch.pipelines import overlap
+
             yield from chain.from_iterable(overlap.streamed(answer, streams.arrived(inputs, overlap.CHUNK)))
         else:
             yield from chain.from_iterable(map(answer, streams.arrived(inputs, self.stream_window)))

@@ -78,7 +78,7 @@ class GeneratingPipeline(Pipeline[G]):
         if self.generation_config.pad_token_id is None and self.tokenizer.pad_token_id is not None:
             self.generation_config.pad_token_id = self.tokenizer.pad_token_id
 
-    def _specific_task(self, task: str, model: GenerativeModel) -> str:  # for tasks that ask
+    def _specific_task(self, task: str, model: GenerativeModel) -> str:
         """The task by the name under which the config has settings for it."""
         return task
 

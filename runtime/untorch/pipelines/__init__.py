@@ -116,19 +116,24 @@ def _absolute(name: Any) -> Any:
     return Path(name).absolute() if isinstance(name, (str, os.PathLike)) and Path(name).is_dir() else name
 
 
-def model_class(task: str) -> type[AutoModel]:
-    """The class of model that a task's pipeline runs. Raises TaskError for an unknown task."""
-    module, name = TASKS[_canonical(task)]
-    found: type[AutoModel] = getattr(import_module(f"untorch.pipelines.{module}"), name).model_class
-    return found
-
-
-def _tokenizer(given: str | os.PathLike[str] | Tokenizer | None, bundle: Bundle) -> Tokenizer:
+def _tokenizer(given: Any, bundle: Bundle) -> Tokenizer:
+    """The tokenizer that was given, in any of transformers' forms; else the bundle's own."""
     from untorch.tokenizer import Tokenizer
 
     if given is None:
         return Tokenizer.from_bundle(bundle)
-    return Tokenizer.from_pretrained(given) if isinstance(given, (str, os.PathLike)) else given
+    if isinstance(given, Tokenizer):
+        return given
+    if isinstance(given, (str, os.PathLike)):
+        return Tokenizer.from_pretrained(given)
+    if isinstance(given, tuple) and len(given) == 2:  # a name and the arguments to load it with
+        return Tokenizer.from_pretrained(
+            given[0], **{key: value for key, value in given[1].items() if key != "use_fast"}
+        )
+    raise InputError(
+        f"the tokenizer is {type(given).__module__}.{type(given).__name__}; give untorch's: "
+        "AutoTokenizer.from_pretrained(…), a folder or a name"
+    )
 
 
 def _canonical(task: str) -> str:

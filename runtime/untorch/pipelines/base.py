@@ -203,6 +203,10 @@ class Pipeline(Rows, ABC, Generic[P]):
 
     def _merged(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The constructor's arguments and, over them, a call's. Raises InputError for names the task does not know."""
+        if twice := sorted(arguments.keys() & {*self.input_names, "inputs"}):
+            raise InputError(
+                f"{self.task} was given {' and '.join(twice)} besides its inputs; the first argument is one"
+            )
         given = self.parameters_class.named(arguments, self.rules, self.task, (*self.input_names, *_OF_EVERY_CALL))
         return {**self._defaults, **given}
 
@@ -234,7 +238,7 @@ class Pipeline(Rows, ABC, Generic[P]):
         self, inputs: Iterator[Any], batch_size: int | None, parameters: P, *, read_ahead: bool
     ) -> Iterator[Any]:
         # Imported here: a call with a list should not pay for it.
-        from untorch.pipelines import overlap, streams
+        from untorch.pipelines import streams
 
         def answer(window: list[Any]) -> list[Any]:
             return self._answers(window, batch_size, parameters) if window else []
@@ -242,6 +246,8 @@ class Pipeline(Rows, ABC, Generic[P]):
         if not read_ahead:
             yield from chain.from_iterable(map(answer, batching.windows(inputs, batch_size or 1)))
         elif self._overlaps:
+            from untorch.pipelines import overlap
+
             yield from chain.from_iterable(overlap.streamed(answer, streams.arrived(inputs, overlap.CHUNK)))
         else:
             yield from chain.from_iterable(map(answer, streams.arrived(inputs, self.stream_window)))

@@ -158,6 +158,18 @@ def test_arguments_of_loading_that_do_what_they_do_in_transformers(classify):
     assert pipeline("text-classification", BUNDLE, pipeline_class=Loud)("hello") == "loud"
 
 
+def test_a_tokenizer_in_every_form(classify):
+    for form in (BUNDLE, str(BUNDLE), (str(BUNDLE), {"use_fast": True}), classify.tokenizer):
+        assert pipeline(None, classify.model, form)("hello") == classify("hello")
+    with pytest.raises(InputError, match="give untorch's"):
+        pipeline(None, classify.model, transformers.AutoTokenizer.from_pretrained(BUNDLE))
+
+
+def test_inputs_are_no_default_of_the_constructor(classify):
+    with pytest.raises(InputError, match="inputs besides its inputs"):
+        pipeline(None, classify.model, classify.tokenizer, inputs="world")
+
+
 def test_a_model_of_transformers_is_to_be_exported():
     with pytest.raises(InputError, match="export it first"):
         pipeline("text-classification", SimpleNamespace(config=None))

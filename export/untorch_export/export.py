@@ -94,6 +94,7 @@ def export(
             allow_pickle=allow_pickle,
             trust_remote_code=trust_remote_code,
         )
+        assets.check(loaded)
         texts = _texts(loaded, eval_file)
         calibration = _calibration_texts(loaded, calibration_file)
         wanted = _possible(loaded, DEFAULT_PRECISIONS if precisions is None else precisions)

@@ -28,7 +28,7 @@ _PLACES = ("name_or_path", "tokenizer_file", "vocab_file", "merges_file")
 def write(checkpoint: Checkpoint, bundle: Path) -> None:
     """Write a checkpoint's config, tokenizer and pooling files into a bundle folder.
 
-    Raises ExportError for a sentence-transformers module or setting that the runtime cannot do.
+    Raises ExportError as `check` does.
     """
     write_json(bundle / "config.json", checkpoint.config)
     if checkpoint.task.answer.generates:
@@ -82,16 +82,31 @@ def _write_tokenizer(checkpoint: Checkpoint, bundle: Path) -> None:
             shutil.copyfile(template, bundle / template.relative_to(saved))
 
 
+def check(checkpoint: Checkpoint) -> None:
+    """Raise ExportError for a sentence-transformers module or setting that the runtime cannot do."""
+    if checkpoint.task.name == "sentence-embeddings":
+        _pooling_files(checkpoint)
+
+
 def _copy_pooling(checkpoint: Checkpoint, bundle: Path) -> None:
     """Copy a sentence-transformers checkpoint's pooling: `modules.json` and the config of every module it names."""
+    for name in (*_SENTENCE_FILES, *_pooling_files(checkpoint)):
+        # A transformer in a subfolder keeps sentence_bert_config.json there.
+        file = next((at / name for at in (checkpoint.root, checkpoint.folder) if (at / name).is_file()), None)
+        if file is not None:
+            (bundle / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, bundle / name)
+
+
+def _pooling_files(checkpoint: Checkpoint) -> list[str]:
+    """The configs of the modules after the transformer, all of which the runtime can do."""
     modules = checkpoint.root / "modules.json"
     if not modules.is_file():
         raise ExportError(
             f"{checkpoint.root} has no modules.json, so its pooling is not known; export it as feature-extraction, or "
             "add sentence-transformers' modules.json and 1_Pooling/config.json"
         )
-    names = list(_SENTENCE_FILES)
-    poolings = {}
+    names, poolings = [], []
     for module in modules_of(checkpoint.root):
         kind = str(module["type"]).rpartition(".")[2]
         if kind not in _MODULES:
@@ -99,14 +114,9 @@ def _copy_pooling(checkpoint: Checkpoint, bundle: Path) -> None:
                 f"{modules} has a {kind} module; the runtime can do {', '.join(_MODULES)}; "
                 "export it as feature-extraction"
             )
-        if kind == "Pooling":
-            poolings[module["path"]] = checkpoint.root / module["path"] / "config.json"
         if module["path"] and kind != "Transformer":
             names.append(f"{module['path']}/config.json")
+        if kind == "Pooling":
+            poolings.append(checkpoint.root / module["path"] / "config.json")
     sentences.check(checkpoint.root, checkpoint.folder, poolings, checkpoint.tokenizer)
-    for name in names:
-        # A transformer in a subfolder keeps sentence_bert_config.json there.
-        file = next((at / name for at in (checkpoint.root, checkpoint.folder) if (at / name).is_file()), None)
-        if file is not None:
-            (bundle / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, bundle / name)
+    return names

@@ -6,7 +6,7 @@ a word, so that one with another value than the library's default is refused by 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,17 +39,17 @@ _ASK_FOR_NOTHING = {
 _PROBES = ("MUNICH is in Germany", "Élan VITAL, ΣΊΣΥΦΟΣ and ИВАН")
 
 
-def check(root: Path, folder: Path, poolings: Mapping[str, Path], tokenizer: PreTrainedTokenizerBase | None) -> None:
+def check(root: Path, folder: Path, poolings: Sequence[Path], tokenizer: PreTrainedTokenizerBase | None) -> None:
     """Raise ExportError, naming it, for a setting that the runtime would pass over.
 
-    `root` is the checkpoint's folder and `folder` the transformer's in it; `poolings` are the configs of pooling
-    modules by name.
+    `root` is the checkpoint's folder and `folder` the transformer's in it; `poolings` are the configs of its
+    pooling modules.
     """
     for name, places in ((CONFIG, (root,)), (TRANSFORMER, (root, folder))):
         for path in dict.fromkeys(place / name for place in places):
             if path.is_file():
                 _check(path, _READ[name], tokenizer)
-    for path in poolings.values():
+    for path in poolings:
         if path.is_file():
             modes = {key for key in read_json(path) if key.startswith("pooling_mode_")}
             _check(path, _READ["pooling"] | modes, tokenizer)

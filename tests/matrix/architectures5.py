@@ -265,7 +265,8 @@ def main() -> None:
     if arguments.page:
         from architectures5_page import page
 
-        PAGE.write_text(page(list(found.values())), encoding="utf-8")
+        PAGE.parent.mkdir(exist_ok=True)
+        PAGE.write_text(page(list(found.values()), len(set(cells()))), encoding="utf-8")
         return
     reference.LONGEST = 130
     _warm_up()

@@ -49,8 +49,8 @@ def applied(model: PreTrainedModel, task: Task) -> Iterator[None]:
     config = model.config
     if task.answer.one_a_row:
         raise ExportError(
-            f"{type(model).__name__} cannot be converted to ONNX: its classifier reads a text of a quarter of the tokens, "
-            "and the last hidden states that a bundle gives have one for each"
+            f"{type(model).__name__} cannot be converted to ONNX: its classifier reads a quarter of the tokens, "
+            "and a bundle gives hidden states for each"
         )
     if not config.separate_cls or config.attention_type == "factorized":
         raise ExportError(

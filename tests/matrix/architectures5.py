@@ -62,7 +62,7 @@ _RULE = (
     (r"(intermediate_size|ffn_dim|ffn_size|d_ff|d_inner|n_inner|inner_dim|ffn_hidden_size|mlp_dim|dim_ff)$", 64),
     (r"^(hidden_size|d_model|n_embd|dim|emb_dim|embed_dim|embedding_size|word_embed_proj_dim|d_embed|model_dim)$", 32),
     (r"^hidden_dim$", 64),
-    (r"(max_position_embeddings|n_positions|n_ctx|max_sequence_length|max_seq_len|max_target_positions)$", 128),
+    (r"(max_position_embeddings|n_positions|n_ctx|max_sequence_length|max_seq_len|max_target_positions)$", 160),
     (r"(num_experts|num_local_experts|n_routed_experts|moe_num_experts)$", 4),
     (r"(num_experts_per_tok|moe_topk|moe_top_k|num_experts_per_token)$", 2),
     (r"^(n_group|topk_group|num_expert_group)$", 1),
@@ -265,7 +265,8 @@ def main() -> None:
     if arguments.page:
         from architectures5_page import page
 
-        PAGE.write_text(page(list(found.values())), encoding="utf-8")
+        PAGE.parent.mkdir(exist_ok=True)
+        PAGE.write_text(page(list(found.values()), len(set(cells()))), encoding="utf-8")
         return
     reference.LONGEST = 130
     _warm_up()

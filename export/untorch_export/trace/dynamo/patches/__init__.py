@@ -30,7 +30,7 @@ def _of(model: PreTrainedModel, task: Task) -> AbstractContextManager[None]:
     if kind == "longformer":
         return longformer.applied(model, task)
     if kind == "funnel":
-        return funnel.applied(model)
+        return funnel.applied(model, task)
     if kind == "falcon":
         return generators.falcon(model)
     if kind == "mpt":

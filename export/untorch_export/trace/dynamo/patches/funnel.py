@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
+from untorch_export.checkpoint.tasks import Task
 from untorch_export.errors import ExportError
 
 if TYPE_CHECKING:
@@ -41,11 +42,16 @@ class _Positions:
 
 
 @contextmanager
-def applied(model: PreTrainedModel) -> Iterator[None]:
+def applied(model: PreTrainedModel, task: Task) -> Iterator[None]:
     """While it lasts, Funnel's relative positions can be traced. Raises ExportError for rare settings of them."""
     from transformers.models.funnel import modeling_funnel as module
 
     config = model.config
+    if task.answer.one_a_row:
+        raise ExportError(
+            f"{type(model).__name__} cannot be converted to ONNX: its classifier reads a quarter of the tokens, "
+            "and a bundle gives hidden states for each"
+        )
     if not config.separate_cls or config.attention_type == "factorized":
         raise ExportError(
             f"{type(model).__name__} cannot be converted to ONNX with separate_cls {config.separate_cls} and "

@@ -43,9 +43,10 @@ fuzz: .venv/.installed
 test-clients: .venv/.installed .clients/.installed
 	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest -rs tests/runtime/serving/test_clients.py
 
-# Half an hour of mixed load on one process: benchmarks/results/soak.json.
+# Half an hour of mixed load on one process, and a million requests on a server: benchmarks/results/soak*.json.
 soak: .venv/.installed
 	.venv/bin/python benchmarks/soak.py
+	.venv/bin/python benchmarks/soak_serving.py
 
 # A cluster of three nodes on the loopback address, and jobs killed at random: some 20 minutes on two quiet cores.
 test-ray: .venv/.installed

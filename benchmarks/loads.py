@@ -63,24 +63,39 @@ class Connection:
         parts = urlsplit(url)
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        # The last answer's body.
+        self.body = b""
 
     async def ask(self, request: bytes) -> int:
         """Send a request and read its answer; the status. 0 where the connection broke."""
         try:
-            if self._streams is None:
-                self._streams = await asyncio.open_connection(self._host, self._port)
-            reader, writer = self._streams
+            reader, writer = await self._opened()
             writer.write(request)
             head = await reader.readuntil(b"\r\n\r\n")
             lines = head.lower().split(b"\r\n")
             length = next((int(line.split(b":")[1]) for line in lines if line.startswith(b"content-length")), 0)
-            await reader.readexactly(length)
+            self.body = await reader.readexactly(length)
         except (OSError, asyncio.IncompleteReadError):
             self.close()
             return 0
         if b"connection: close" in lines:
             self.close()
         return int(head[9:12])
+
+    async def leave(self, request: bytes) -> None:
+        """Send a request and go before its answer."""
+        try:
+            _, writer = await self._opened()
+            writer.write(request)
+            await writer.drain()
+        except OSError:
+            pass
+        self.close()
+
+    async def _opened(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if self._streams is None:
+            self._streams = await asyncio.open_connection(self._host, self._port, limit=1 << 24)
+        return self._streams
 
     def close(self) -> None:
         """Close it; the next request opens another."""

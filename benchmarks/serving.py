@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -48,10 +48,16 @@ def make_texts(count: int, words: tuple[int, int] = (5, 25)) -> list[str]:
     return [" ".join(rng.choices(WORDS, k=rng.randint(*words))) for _ in range(count)]
 
 
+def untorch_server(bundle: Path, *options: str) -> AbstractContextManager[tuple[str, subprocess.Popen[str]]]:
+    """A server of one bundle: its URL and its process."""
+    return untorch_servers({"m": bundle}, *options)
+
+
 @contextmanager
-def untorch_server(bundle: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A server of the bundle: its URL and its process."""
-    command = [sys.executable, "-m", "untorch", "serve", f"m={bundle}", "--port", "0", *options]
+def untorch_servers(bundles: dict[str, Path], *options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A server of bundles by name."""
+    words = [f"{name}={path}" for name, path in bundles.items()]
+    command = [sys.executable, "-m", "untorch", "serve", *words, "--port", "0", *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     for line in process.stderr:

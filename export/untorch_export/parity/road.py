@@ -68,11 +68,11 @@ def _opened(checkpoint: Checkpoint, bundle: Path, precision: str) -> Any:
 
 def _open_models(bundle: Path, precisions: Iterable[str]) -> None:
     """Load every variant of a bundle that has no tokenizer."""
-    from untorch.pipelines import model_class
+    from untorch.pipelines import class_of
 
     for precision in precisions:
         try:
-            model_class(str(Bundle(bundle).task)).from_pretrained(bundle, device="cpu", precision=precision)
+            class_of(str(Bundle(bundle).task)).model_class.from_pretrained(bundle, device="cpu", precision=precision)
         except UntorchError as error:
             raise ExportError(f"the {precision} bundle could not be opened, so nothing was written: {error}") from error
 

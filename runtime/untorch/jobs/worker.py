@@ -40,18 +40,18 @@ class _Loaded(NamedTuple):
     columns: Columns
 
 
-# What this process has loaded, by configuration. A forked child begins anew: sessions do not survive a fork.
-_loaded: dict[str, _Loaded] = {}
+# What each process has loaded, by process and configuration: sessions do not survive a fork, and a forked child loads
+# its own. Its parent's stay where they are, because ending a session waits for threads that did not come along.
+_loaded: dict[tuple[int, str], _Loaded] = {}
 _lock = threading.Lock()
 
 
-def _begin_anew() -> None:
+def _unlock() -> None:
     global _lock  # noqa: PLW0603  # a child needs one that nobody holds
-    _loaded.clear()
     _lock = threading.Lock()
 
 
-os.register_at_fork(after_in_child=_begin_anew)
+os.register_at_fork(after_in_child=_unlock)
 
 
 class Worker:
@@ -161,7 +161,7 @@ class Worker:
         return sum(answerer.count_tokens(item) for item in items if isinstance(item, (str, dict)))
 
     def _load(self) -> _Loaded:
-        key = repr(self)
+        key = (os.getpid(), repr(self))
         with _lock:
             if key not in _loaded:
                 _loaded[key] = self._open()

@@ -70,6 +70,8 @@ def predict(
         raise InputError("give both id and checkpoint to resume by, or neither")
     if not ray.is_initialized():
         ray.init()
+    if id is not None:
+        dataset.context.checkpoint_config = None  # an earlier job's: what is read for the checks is all there is
     threads = threads or (2 if min(_cores()) >= 4 else 1)
     device = settings.pop("device", "cuda" if gpus else "cpu")
     worker = Worker(bundle, column=column, threads=threads, device=device, **settings)

@@ -54,11 +54,12 @@ def test_only_the_configuration_travels_and_a_process_loads_once(tiny_bundle):
 
 def test_a_forked_process_loads_its_own(tiny_bundle):
     code = """
-import os, sys, pyarrow as pa
+import gc, os, sys, pyarrow as pa
 from untorch.jobs import Worker
-worker, batch = Worker(sys.argv[1], threads=1), pa.RecordBatch.from_pydict({"text": ["hello"]})
+worker, batch = Worker(sys.argv[1], threads=4), pa.RecordBatch.from_pydict({"text": ["hello"]})
 worker(batch)
 if (child := os.fork()) == 0:
+    gc.collect()
     os._exit(0 if worker(batch).num_rows == 1 else 1)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """

@@ -1,4 +1,4 @@
-"""A driver: answers one folder into another and resumes. `ray_job.py ADDRESS BUNDLE TASK IN OUT CHECKPOINT`."""
+"""A driver: answers one folder into another and resumes. `job.py ADDRESS BUNDLE TASK IN OUT CHECKPOINT`."""
 
 import sys
 

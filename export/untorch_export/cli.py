@@ -37,7 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--precision",
         metavar="P,P",
         help="variants to write, by commas: fp32, int8 (for CPUs), int8_kernels (for CPUs with AVX-512 VNNI and the "
-        "package untorch-kernels), fp16 (for cards), fp16_packed (beside fp16, without padding in its layers) "
+        "package untorch-kernels), fp16 (for GPUs), fp16_packed (beside fp16, without padding in its layers) "
         "(default: fp32,int8, and int8_kernels where it runs here)",
     )
     parser.add_argument("--revision", metavar="R", help="branch, tag or commit of a Hub id")

@@ -15,6 +15,7 @@ from untorch.bundle.hub import default_model, open_bundle
 from untorch.errors import InputError, TaskError
 from untorch.loading.choice import LoadRequest
 from untorch.model.base import AutoModel
+from untorch.ort.devices import device_name
 
 if TYPE_CHECKING:
     from untorch.pipelines.base import Pipeline
@@ -62,17 +63,20 @@ def pipeline(
     `precision="fp16"`). Further arguments are defaults for every call. Raises TaskError for an unknown task, or one
     that the bundle or the model cannot do, and InputError for an argument that cannot be had.
     """
-    from untorch.pipelines.arguments import read, require_own
-
     origin = dict(arguments, task=task, model=model, tokenizer=tokenizer, device=device, precision=precision)
     origin |= {"revision": revision, "batch_size": batch_size, "num_workers": num_workers, "threads": threads}
     if task is None and model is None:
         raise TaskError(f"name a task ({', '.join([*TASKS, *ALIASES])}) or a model")
     if task is not None:
         _canonical(task)
-    loading = read(device, precision, arguments)
-    device, precision = loading.device, loading.precision
+    device, pipeline_class = device_name(device), None
+    if arguments:
+        from untorch.pipelines.arguments import read
+
+        device, precision, pipeline_class = read(device, precision, arguments)
     if isinstance(model, AutoModel):
+        from untorch.pipelines.arguments import require_own
+
         require_own(model, -1 if origin["device"] == -1 else device, precision, threads, revision)
         bundle = model.bundle
     elif model is not None and not isinstance(model, (str, os.PathLike)):
@@ -87,7 +91,7 @@ def pipeline(
         else:
             bundle = open_bundle(model, select=request.files, revision=revision)
     name = _canonical(task or bundle.task or _missing_task(bundle.path))
-    pipeline_class = loading.pipeline_class or class_of(name)
+    pipeline_class = pipeline_class or class_of(name)
     if name == "translation" and task is not None:
         name = task  # translation_xx_to_yy: the languages are the pipeline's to read
     with bundle.held():

@@ -13,7 +13,7 @@ from untorch.pipelines import compatibility
 from untorch.pipelines.base import Pipeline
 
 # What is read here; the other names that transformers has are in compatibility.LOADING.
-READ = ("device", "device_map", "dtype", "torch_dtype", "model_kwargs", "pipeline_class")
+READ = ("device_map", "dtype", "torch_dtype", "model_kwargs", "pipeline_class")
 
 _PRECISIONS = {"float32": "fp32", "float": "fp32", "float16": "fp16", "half": "fp16"}
 
@@ -26,8 +26,11 @@ class Loading(NamedTuple):
     pipeline_class: type[Pipeline[Any]] | None
 
 
-def read(device: Any, precision: str, arguments: dict[str, Any]) -> Loading:
-    """Take the arguments of loading out of `arguments`. Raises InputError for those that cannot be had."""
+def read(device: str, precision: str, arguments: dict[str, Any]) -> Loading:
+    """Take the arguments of loading out of `arguments`, beside the `device` and the `precision` of the call.
+
+    Raises InputError for those that cannot be had.
+    """
     taken = {name: arguments.pop(name) for name in (*READ, *compatibility.LOADING) if name in arguments}
     if (more := taken.pop("model_kwargs", None)) is not None:
         if twice := taken.keys() & more.keys():
@@ -49,12 +52,11 @@ def read(device: Any, precision: str, arguments: dict[str, Any]) -> Loading:
     return Loading(device, precision, pipeline_class)
 
 
-def _device(device: Any, placed: Any) -> str:
+def _device(device: str, placed: Any) -> str:
     """The device that `device` and transformers' `device_map` name together."""
-    name = device_name(device)
     if placed is None:
-        return name
-    if name != "auto":
+        return device
+    if device != "auto":
         raise InputError("give device or device_map, not both")
     if isinstance(placed, Mapping):
         devices = list(placed.values())

@@ -32,7 +32,7 @@ class Rule(NamedTuple):
 
 _NO_TEXT = Rule((), "untorch runs text tasks; leave it out")
 
-# Of `pipeline(…)` and of the pipeline classes. `device`, `device_map`, `dtype`, `torch_dtype`, `model_kwargs` and
+# Of `pipeline(…)` and of the pipeline classes. `device_map`, `dtype`, `torch_dtype`, `model_kwargs` and
 # `pipeline_class` are read in arguments.py.
 LOADING: Mapping[str, Rule] = {
     "config": Rule((), "a bundle has its own config.json; export the checkpoint again with this one"),
@@ -100,7 +100,7 @@ def table() -> Iterator[tuple[str, str, str]]:
     from untorch.pipelines import TASKS, pipeline
     from untorch.pipelines.arguments import READ
 
-    yield from (("pipeline", name, "taken") for name in (*list(signature(pipeline).parameters)[:-1], *READ[1:]))
+    yield from (("pipeline", name, "taken") for name in (*list(signature(pipeline).parameters)[:-1], *READ))
     yield from (("pipeline", name, _what(rule)) for name, rule in LOADING.items())
     for task, (module, name) in TASKS.items():
         kind = getattr(import_module(f"untorch.pipelines.{module}"), name)

@@ -66,9 +66,7 @@ def _pipeline(checkpoint: Checkpoint) -> Call:
 
     name = checkpoint.task.name
     try:
-        pipe = transformers.pipeline(
-            name, model=checkpoint.model, tokenizer=checkpoint.own_tokenizer(), device="cpu", framework="pt"
-        )
+        pipe = transformers.pipeline(name, model=checkpoint.model, tokenizer=checkpoint.own_tokenizer(), device="cpu")
     except (KeyError, ValueError) as error:
         raise NoReferenceError(f"transformers {transformers.__version__} has no {name} pipeline ({error})") from error
     inputs, theirs, ours = _ASKED[name](checkpoint, pipe.tokenizer)

@@ -10,9 +10,9 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from untorch.bundle.manifest import INT8_SHARED, MANIFEST, FileRecord, GraphFile, Manifest, Variant, inside
@@ -30,14 +30,21 @@ Trust = Literal["verified", "unverified"]
 MAX_JSON_BYTES = 128 << 20
 
 # Graph files of the Hub's convention, without suffix: role in the model → file stems that may play it, best first.
+# transformers' own exporters cut a language model in two; what they call prefill reads a text from its beginning.
 _ROLES = {
-    "model": ("model",),
+    "model": ("model", "prefill"),
     "encoder": ("encoder_model",),
     "decoder": ("decoder_model_merged", "decoder_model"),
 }
 
+
 # What a runtime reads besides the graphs and the manifest: configs, tokenizers, chat templates, modules.
 SIDE_FILES = ("*.json", "*.jinja", "additional_chat_templates/*.jinja", "*/config.json")
+
+
+def looked_for(*roles: str) -> str:
+    """The names of graph files that may play these roles (default: any), for an error."""
+    return ", ".join(f"{stem}*.onnx" for role in roles or _ROLES for stem in _ROLES.get(role, (role,)))
 
 
 def requires_verified() -> bool:
@@ -102,15 +109,17 @@ class Bundle:
 
     `Bundle(path)` reads the manifest where there is one and checks that every file it lists is there with the
     right size; `check()` compares digests. A variant of which no file of its own is there (not downloaded, or deleted
-    to save room) is left out. Raises BundleError if the folder holds no model, FormatError or IntegrityError if what it
-    holds is not what it says, IntegrityError for a folder without a manifest where UNTORCH_REQUIRE_VERIFIED=1.
+    to save room) is left out. In a folder without a manifest, graph files that are not called by the Hub's names are
+    named in `graphs`, by their role: `model`, or `encoder` and `decoder`. Raises BundleError if the folder holds no
+    model, FormatError or IntegrityError if what it holds is not what it says, IntegrityError for a folder without a
+    manifest where UNTORCH_REQUIRE_VERIFIED=1.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], graphs: Mapping[str, str] | None = None) -> None:
         self.path = Path(path)
         # What opens it again in another process, or on another machine: `hub.open_bundle` puts the name in the path's
         # place.
-        self.reopen: Callable[[], Bundle] = functools.partial(Bundle, self.path.absolute())
+        self.reopen: Callable[[], Bundle] = functools.partial(Bundle, self.path.absolute(), graphs)
         if not self.path.is_dir():
             raise BundleError(f"{self.path} is not a folder; export a checkpoint there with `untorch export`")
         manifest = self.path / MANIFEST
@@ -119,14 +128,16 @@ class Bundle:
         self.manifest = Manifest.from_json(read_json(manifest), str(manifest)) if manifest.is_file() else None
         if self.manifest is None:
             refuse_unverified(self.path)
-            self.variants = discover(_listed(self.path))
+            self.variants = variants_of(_listed(self.path), graphs, self.path)
         else:
+            refuse_names(graphs, self.path)
             self.variants = self._present(self.manifest)
             self._check_sizes()
         if not self.variants:
             raise BundleError(
-                f"{self.path} holds no ONNX model (onnx/model*.onnx, or model*.onnx). If it is a PyTorch checkpoint, "
-                f"run `untorch export {self.path} -o BUNDLE` first"
+                f"{self.path} holds no ONNX model (looked for {looked_for()}, there and in onnx/); it holds "
+                f"{named_files(_listed(self.path))}. If it is a PyTorch checkpoint, run "
+                f"`untorch export {self.path} -o BUNDLE` first"
             )
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -252,6 +263,47 @@ def _listed(path: Path) -> Iterator[str]:
             yield from (file.relative_to(path).as_posix() for file in folder.iterdir() if file.is_file())
 
 
+def named_files(files: Iterable[str]) -> str:
+    """The names of graph files among `files`, for an error; where there are none, of all of them, and at most ten."""
+    names = sorted(files)
+    names = [name for name in names if name.endswith(".onnx")] or names
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "") or "no files"
+
+
+def refuse_names(graphs: Mapping[str, str] | None, where: object) -> None:
+    """Raise BundleError for names of graph files where a manifest has them."""
+    if graphs:
+        raise BundleError(
+            f"{where} has a manifest, which names its graph files, and {', '.join(graphs.values())} is not asked for "
+            "by name. Choose a variant: precision='fp32', precision='int8'"
+        )
+
+
+def variants_of(files: Iterable[str], graphs: Mapping[str, str] | None, where: object) -> dict[str, Variant]:
+    """The variants among the names of a folder's files: those that `discover` finds, or the one of these `graphs`.
+
+    `graphs` are names of files, in the folder `where` or in its folder onnx, by role. A role that they leave out is
+    played by the file that would be found without them. Raises BundleError for a file that is not there.
+    """
+    names = set(files)
+    found = discover(names)
+    if not graphs:
+        return found
+    chosen = dict(next(iter(found.values())).graphs) if found else {}
+    for role, name in graphs.items():
+        file = next((place for place in (name, f"onnx/{name}") if place in names), None)
+        if file is None:
+            raise BundleError(f"{where} has no file {name} (nor onnx/{name}); it holds {named_files(names)}")
+        chosen[role] = GraphFile(file, _data(names, file))
+    precision = PurePosixPath(list(graphs.values())[-1]).stem
+    return {precision: Variant(precision, chosen)}
+
+
+def _data(names: Iterable[str], graph: str) -> tuple[str, ...]:
+    """The data files of a graph file: `model.onnx_data`, and `model.onnx_data_1` where it was cut into several."""
+    return tuple(sorted(name for name in names if name.startswith((f"{graph}_data", f"{graph}.data"))))
+
+
 def discover(files: Iterable[str]) -> dict[str, Variant]:
     """The variants among the names of a folder's files, by the Hub's conventions (`onnx/model_fp16.onnx`, …).
 
@@ -263,13 +315,16 @@ def discover(files: Iterable[str]) -> dict[str, Variant]:
         for role, stems in _ROLES.items():
             for stem in stems:
                 for name, precision in _graphs(names, folder, stem):
-                    # Large files are cut into several: `model.onnx_data`, `model.onnx_data_1`, …
-                    data = [other for other in sorted(names) if other.startswith((f"{name}_data", f"{name}.data"))]
+                    data = _data(names, name)
                     # Nothing says here that int8's variants share one.
                     if read_name(precision).base == "int8" and folder + INT8_SHARED in names:
-                        data.append(folder + INT8_SHARED)
-                    graph = GraphFile(name, tuple(data))
-                    found.setdefault(precision, {}).setdefault(role, graph)
+                        data = (*data, folder + INT8_SHARED)
+                    found.setdefault(precision, {}).setdefault(role, GraphFile(name, data))
+    if not any("encoder" in graphs for graphs in found.values()):
+        # A language model: Optimum and transformers.js have called its graph a decoder, too.
+        found = {
+            name: {"model": next(graphs[role] for role in _ROLES if role in graphs)} for name, graphs in found.items()
+        }
     ordered = sorted(found, key=lambda precision: (precision != FP32, precision))
     return {precision: Variant(precision, found[precision]) for precision in ordered}
 

@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from untorch.bundle.arguments import Source
-from untorch.bundle.folder import GOLDEN, SIDE_FILES, Bundle, discover, read_json
+from untorch.bundle.folder import (
+    GOLDEN,
+    SIDE_FILES,
+    Bundle,
+    looked_for,
+    named_files,
+    read_json,
+    refuse_names,
+    variants_of,
+)
 from untorch.bundle.manifest import MANIFEST, Manifest, Variant, inside
 from untorch.errors import BundleError, TaskError, UntorchError, first_line
 
@@ -30,13 +39,19 @@ def every_file(variants: Mapping[str, Variant]) -> list[str]:
     return [name for variant in variants.values() for name in variant.files]
 
 
-def open_bundle(name: str | os.PathLike[str], *, select: Select = every_file, **source: Unpack[Source]) -> Bundle:
+def open_bundle(
+    name: str | os.PathLike[str],
+    *,
+    select: Select = every_file,
+    graphs: Mapping[str, str] | None = None,
+    **source: Unpack[Source],
+) -> Bundle:
     """Open the bundle that `name` stands for; see `resolve`. Pickled, it is opened by that name elsewhere."""
-    bundle = Bundle(resolve(name, select=select, **source))
+    bundle = Bundle(resolve(name, select=select, graphs=graphs, **source), graphs)
     if not Path(name).is_dir():
         # A token is this user's, and stays here.
-        kept = {key: value for key, value in source.items() if key != "token"}
-        bundle.reopen = functools.partial(open_bundle, os.fspath(name), select=select, **kept)  # type: ignore[arg-type]
+        kept: Any = {key: value for key, value in source.items() if key != "token"}
+        bundle.reopen = functools.partial(open_bundle, os.fspath(name), select=select, graphs=graphs, **kept)
     return bundle
 
 
@@ -44,6 +59,7 @@ def resolve(
     name: str | os.PathLike[str],
     *,
     select: Select = every_file,
+    graphs: Mapping[str, str] | None = None,
     revision: str | None = None,
     subfolder: str = "",
     token: str | bool | None = None,
@@ -55,9 +71,9 @@ def resolve(
 
     A folder's path is taken as it is; then the installed model packages are asked (entry points of the group
     `untorch.models`); then the Hub, where only what a runtime reads is downloaded: the side files, and of the graphs
-    what `select` names among the repository's variants (default: all). With `local_files_only`, or HF_HUB_OFFLINE=1,
-    only the Hub's cache is read. `subfolder` is the folder of the bundle within what was found; the others are
-    huggingface_hub's.
+    what `select` names among the repository's variants (default: all), or those that `graphs` names by role, as
+    `Bundle` does. With `local_files_only`, or HF_HUB_OFFLINE=1, only the Hub's cache is read. `subfolder` is the folder
+    of the bundle within what was found; the others are huggingface_hub's.
 
     Raises BundleError, saying what was tried.
     """
@@ -73,7 +89,7 @@ def resolve(
     else:
         options = {"revision": revision, "token": token, "cache_dir": cache_dir}
         prefix = f"{subfolder.rstrip('/')}/" if subfolder else ""
-        found = _from_hub(text, options, prefix, select, local=local_files_only, again=force_download)
+        found = _from_hub(text, options, prefix, select, graphs, local=local_files_only, again=force_download)
     if subfolder and not (found / subfolder).is_dir():
         raise BundleError(f"{text} has no folder {subfolder}")
     return found / subfolder if subfolder else found
@@ -114,7 +130,16 @@ def _package_folder(module: str) -> Path:
     return folder
 
 
-def _from_hub(name: str, options: dict[str, Any], prefix: str, select: Select, *, local: bool, again: bool) -> Path:
+def _from_hub(
+    name: str,
+    options: dict[str, Any],
+    prefix: str,
+    select: Select,
+    graphs: Mapping[str, str] | None,
+    *,
+    local: bool,
+    again: bool,
+) -> Path:
     """The snapshot of a repository, with what is needed of its folder `prefix` in it."""
     # Imported here: it costs a tenth of a second that a path on disk should not pay.
     from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
@@ -125,15 +150,18 @@ def _from_hub(name: str, options: dict[str, Any], prefix: str, select: Select, *
         info = HfApi().model_info(name, revision=options["revision"], token=options["token"])
         files = [sibling.rfilename for sibling in info.siblings or () if sibling.rfilename.startswith(prefix)]
         if prefix + MANIFEST in files:
+            refuse_names(graphs, name)
             pinned = {**options, "revision": info.sha}
             path = Path(hf_hub_download(name, prefix + MANIFEST, force_download=again, **pinned))
             variants = Manifest.from_json(read_json(path), f"{name}/{prefix}{MANIFEST}").variants
         else:
-            variants = discover(file.removeprefix(prefix) for file in files)
+            names = [file.removeprefix(prefix) for file in files]
+            variants = variants_of(names, graphs, name)
             if not variants:
                 raise BundleError(
-                    f"{name} holds no ONNX model on the Hub. Where PyTorch is installed, run "
-                    f"`untorch export {name} -o BUNDLE` and load that folder"
+                    f"{name} holds no ONNX model on the Hub (looked for {looked_for()}, there and in onnx/); it holds "
+                    f"{named_files(names)}. Where PyTorch is installed, run `untorch export {name} -o BUNDLE` and "
+                    "load that folder"
                 )
         wanted = [f"{prefix}{file}" for file in (*SIDE_FILES, GOLDEN, *select(variants))]
         return Path(snapshot_download(name, allow_patterns=wanted, force_download=again, **options))

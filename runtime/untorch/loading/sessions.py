@@ -9,7 +9,7 @@ from typing import Any
 
 from untorch.background import BackgroundTask
 from untorch.bundle import inspection
-from untorch.bundle.folder import Bundle
+from untorch.bundle.folder import Bundle, looked_for
 from untorch.bundle.manifest import GraphFile, Variant
 from untorch.bundle.precisions import Operators
 from untorch.errors import DeviceError, IntegrityError, TaskError
@@ -93,7 +93,10 @@ def open_session(
     reads outside the bundle, and what Session raises.
     """
     if role not in variant.graphs:
-        raise TaskError(f"{bundle.path} holds {' and '.join(variant.graphs)} graphs and no {role} graph")
+        raise TaskError(
+            f"{bundle.path} holds no {role} graph (looked for {looked_for(role)}); its {variant.precision} variant is "
+            f"{', '.join(graph.file for graph in variant.graphs.values())}. Name the file if it is called otherwise"
+        )
     if role not in roles(variant, device):
         able = [name for name, other in bundle.variants.items() if role in roles(other, device)]
         raise DeviceError(

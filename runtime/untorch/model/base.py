@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Self
 
@@ -27,6 +27,12 @@ from untorch.ort.session import Session
 
 # What `from_pretrained` takes of its own, besides where files come from.
 _OWN = ("device", "precision", "threads")
+
+# Optimum's arguments that name a graph file, by the role that it plays.
+_FILE_NAMES = {"model": "file_name", "encoder": "encoder_file_name", "decoder": "decoder_file_name"}
+
+# What others call an output: Optimum's export of a sentence-transformers checkpoint.
+_OTHER_NAMES = {"last_hidden_state": "token_embeddings"}
 
 
 class AutoModel:
@@ -59,6 +65,8 @@ class AutoModel:
         # How batches share the cores, where `untorch tune` has found it out.
         self.plan: Plan | None = opened.plan
         self.input_names = tuple(tensor.name for tensor in self.session.inputs)
+        # This head's outputs by the graph's own names.
+        self.graph_names = _graph_names(self.output_names, self.session.outputs)
         # What a copy, or a process that unpickles the model, asks for when it loads the bundle.
         self._request = LoadRequest()
 
@@ -81,7 +89,9 @@ class AutoModel:
         compared with the manifest's while ONNX Runtime opens the graph.
 
         `revision`, `subfolder`, `token`, `cache_dir`, `local_files_only` and `force_download` say where files come
-        from, as in transformers. Of its other arguments, those that change nothing here are accepted
+        from, as in transformers. In a folder without a manifest, `file_name` names the graph file where it is called
+        something else than model.onnx; `encoder_file_name` and `decoder_file_name` do for an encoder-decoder, as in
+        Optimum. Of transformers' other arguments, those that change nothing here are accepted
         (`trust_remote_code`, `use_safetensors`, `attn_implementation`, …), and those that would are refused by name
         (`torch_dtype`, `device_map`, …). Raises BundleError, TaskError (the bundle has no such head), DeviceError, or
         InputError for an argument that is not taken.
@@ -89,9 +99,12 @@ class AutoModel:
         from untorch.bundle.hub import open_bundle
 
         source = take_source(others)
-        refuse_others(others, _OWN, f"{cls.__name__}.from_pretrained")
+        named = {role: _FILE_NAMES[role] for role in cls.roles or ("model",)}
+        graphs = {role: name for role, argument in named.items() if (name := others.pop(argument, None)) is not None}
+        refuse_others(others, (*_OWN, *named.values()), f"{cls.__name__}.from_pretrained")
         request = LoadRequest(device, precision, threads)
-        return cls.load(open_bundle(pretrained_model_name_or_path, select=request.files, **source), request)
+        bundle = open_bundle(pretrained_model_name_or_path, select=request.files, graphs=graphs, **source)
+        return cls.load(bundle, request)
 
     @classmethod
     def from_bundle(
@@ -109,7 +122,7 @@ class AutoModel:
         opened = open_model(bundle, request, cls.output_names, cls.roles)
         session = opened.sessions[-1]
         axes = {tensor.name: len(tensor.axes) for tensor in session.outputs}
-        if any(axes.get(name) != cls.output_rank for name in cls.output_names):
+        if any(axes.get(name) != cls.output_rank for name in _graph_names(cls.output_names, session.outputs)):
             raise cls._wrong_head(bundle, session.outputs)
         strange = [f"{tensor.name}: {tensor.dtype}" for tensor in session.inputs if "(" in tensor.dtype]
         if strange or all(tensor.name != "input_ids" for tensor in session.inputs):
@@ -142,7 +155,7 @@ class AutoModel:
 
     def warmup(self) -> None:
         """Do now what the first calls would: allocate, and on a GPU capture the CUDA graphs of small batches."""
-        self.session.warmup(self.output_names)
+        self.session.warmup(self.graph_names)
 
     @property
     def callers(self) -> int:
@@ -186,21 +199,21 @@ class AutoModel:
         outputs = self.output_class(zip(self.output_names, AutoModel.forward(self, feeds), strict=True))
         return as_asked(outputs, inputs)
 
-    def forward(self, feeds: Mapping[str, Array]) -> list[Array]:
+    def forward(self, feeds: Mapping[str, Array], also: tuple[str, ...] = ()) -> list[Array]:
         """Run arrays that are known to be good, in the graph's own dtypes; this head's outputs in order.
 
-        Raises FormatError for outputs that are not an answer for each row, whatever the graph declared.
+        After them come those that the graph gives `also`. Raises FormatError for outputs of the head that are not an
+        answer for each row, whatever the graph declared.
         """
         session = self.session
         if self.packed is not None and packing.pays(feeds[packing.MASK]):
             session, feeds = self.packed, packing.feeds(self.packed.inputs, feeds)
         # A run drives everything else out of the processor's caches, so that little should be looked up after it.
         rank, shared = self.output_rank, feeds["input_ids"].shape[: self.shared_axes]
-        outputs = session.run(feeds, self.output_names)
-        for output in outputs:
+        outputs = session.run(feeds, self.graph_names + also)
+        for name, output in zip(self.graph_names, outputs, strict=False):
             shape = output.shape
             if len(shape) != rank or shape[: len(shared)] != shared:
-                name = next(name for name, given in zip(self.output_names, outputs, strict=True) if given is output)
                 raise FormatError(
                     f"{self.bundle.path}: the graph gave {name} of shape {shape} "
                     f"for input_ids of shape {feeds['input_ids'].shape}"
@@ -246,6 +259,13 @@ class AutoModel:
         arguments.check_ids(ids, self.config.get("vocab_size"))
         self.check_length(ids.shape[-1])
         return ids
+
+
+def _graph_names(wanted: Sequence[str], outputs: Iterable[Tensor]) -> tuple[str, ...]:
+    """The names that a graph has for the outputs `wanted`; where it has none, those are left."""
+    given = {tensor.name for tensor in outputs}
+    others = {name: other for name, other in _OTHER_NAMES.items() if name not in given and other in given}
+    return tuple(others.get(name, name) for name in wanted)
 
 
 def _load_again(model_class: type[AutoModel], reopen: Callable[[], Bundle], request: LoadRequest) -> AutoModel:

@@ -64,6 +64,7 @@ class AutoModelForMultipleChoice(AutoModel):
     input_rank = 3
     output_rank = 2
 
-    def forward(self, feeds: Mapping[str, Array]) -> list[Array]:
+    def forward(self, feeds: Mapping[str, Array], also: tuple[str, ...] = ()) -> list[Array]:
         """Run arrays that are known to be good; those of shape (batch, sequence) are rows of one choice."""
-        return super().forward({name: array[:, None] if array.ndim == 2 else array for name, array in feeds.items()})
+        rows = {name: array[:, None] if array.ndim == 2 else array for name, array in feeds.items()}
+        return super().forward(rows, also)

@@ -30,6 +30,8 @@ class Rows:
     tokenizer: Tokenizer
     # What to do about a text over the limit.
     if_too_long: ClassVar[str] = "Cut it with truncation=True"
+    # Outputs of the graph that the task reads beyond the head's.
+    also: tuple[str, ...] = ()
     # Held while the tokenizer works.
     _turn: AbstractContextManager[Any]
 
@@ -169,7 +171,8 @@ class Rows:
         return self._run_batches(encodings, batch_size)
 
     def _run(self, batch: Sequence[Encoding]) -> list[Array]:
-        return self.model.forward(self.tokenizer.collate(batch, self.model.input_names, padding_side="right"))
+        feeds = self.tokenizer.collate(batch, self.model.input_names, padding_side="right")
+        return self.model.forward(feeds, self.also)
 
     def _run_batches(
         self, encodings: Sequence[Encoding], batch_size: int | None

@@ -31,6 +31,11 @@ _POOLING_FLAGS = {
 }
 
 
+# The vectors that a graph gives itself: Optimum's export of a sentence-transformers checkpoint, in whose folder none of
+# that library's files are.
+_POOLED = "sentence_embedding"
+
+
 @dataclass(frozen=True)
 class EmbeddingSettings:
     """How a checkpoint makes vectors, as its sentence-transformers files say.
@@ -135,7 +140,8 @@ class SentenceEmbeddingsPipeline(Pipeline[SentenceEmbeddingsParameters]):
     checkpoint's own normalising comes before), `prompt_name` (one of the checkpoint's prompts) or `prompt` (a text to
     put in front); and `truncation` (cut at the checkpoint's limit), `max_length`. A text over the limit raises
     SequenceTooLongError unless it is to be cut; sentence-transformers cuts it in silence. A text of no tokens has a
-    vector of zeros.
+    vector of zeros. A graph without sentence-transformers' files beside it that has an output sentence_embedding pools
+    by itself, unless the call says how.
     """
 
     model_class = AutoModel
@@ -146,6 +152,9 @@ class SentenceEmbeddingsPipeline(Pipeline[SentenceEmbeddingsParameters]):
     def __init__(self, model: AutoModel, *arguments: Any, **keywords: Any) -> None:
         self._require_head(model, keywords.get("task", ""))
         self.settings = EmbeddingSettings.load(model.bundle.path)
+        if self.settings == EmbeddingSettings() and any(output.name == _POOLED for output in model.session.outputs):
+            self.settings = EmbeddingSettings(pooling=())
+            self.also = (_POOLED,)
         super().__init__(model, *arguments, **keywords)
 
     @property
@@ -187,11 +196,14 @@ class SentenceEmbeddingsPipeline(Pipeline[SentenceEmbeddingsParameters]):
         filled = [encodings[place] for place in places]
         skipped = 0 if self.settings.include_prompt else self._prompt_length(parameters)
         vectors: list[Any] = [None] * len(items)
-        for rows, (states, *_) in self._forward(filled, batch_size) if filled else ():
-            lengths = np.array([len(filled[row]) for row in rows])[:, None]
-            tokens = np.arange(states.shape[1])[None, :]
-            mask = (tokens >= skipped) & (tokens < lengths)
-            pooled = np.concatenate([pool(states, mask, mode) for mode in parameters.pooling], axis=-1)
+        for rows, (states, *given) in self._forward(filled, batch_size) if filled else ():
+            if parameters.pooling:
+                lengths = np.array([len(filled[row]) for row in rows])[:, None]
+                tokens = np.arange(states.shape[1])[None, :]
+                mask = (tokens >= skipped) & (tokens < lengths)
+                pooled = np.concatenate([pool(states, mask, mode) for mode in parameters.pooling], axis=-1)
+            else:
+                pooled = given[0]
             if self.settings.normalize and parameters.normalize is not False:
                 pooled = normalize(pooled)
             pooled = pooled[:, : parameters.truncate_dim]
@@ -211,7 +223,7 @@ class SentenceEmbeddingsPipeline(Pipeline[SentenceEmbeddingsParameters]):
         size = self.model.config.get("hidden_size")
         if size is None:
             raise InputError("the text is empty: it has no tokens, and config.json does not say how long its vector is")
-        return np.zeros(len(parameters.pooling) * int(size), np.float32)[: parameters.truncate_dim]
+        return np.zeros((len(parameters.pooling) or 1) * int(size), np.float32)[: parameters.truncate_dim]
 
     def _prompt_length(self, parameters: SentenceEmbeddingsParameters) -> int:
         """How many tokens a row starts with that are the prompt's or stand before it."""

@@ -6,6 +6,7 @@ An open load measures from the moment a request was due, so that waiting counts:
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -102,6 +103,33 @@ class Connection:
         if self._streams is not None:
             self._streams[1].close()
             self._streams = None
+
+
+class Plain:
+    """One blocking connection: the least that a client can add to what it measures."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._socket = socket.create_connection((parts.hostname or "127.0.0.1", parts.port or 80))
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def __enter__(self) -> Plain:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def ask(self, request: bytes) -> int:
+        """Send a request and read its answer; the status."""
+        self._socket.sendall(request)
+        data = b""
+        while (end := data.find(b"\r\n\r\n")) < 0:
+            data += self._socket.recv(1 << 16)
+        lines = data[:end].lower().split(b"\r\n")
+        length = next(int(line.split(b":")[1]) for line in lines if line.startswith(b"content-length"))
+        while len(data) < end + 4 + length:
+            data += self._socket.recv(1 << 16)
+        return int(data[9:12])
 
 
 def post(path: str, body: bytes) -> bytes:

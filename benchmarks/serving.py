@@ -111,16 +111,12 @@ def added(url: str, classify: Any, texts: list[str], rounds: int) -> dict[str, A
     requests = [loads.post("/predict", json.dumps({"inputs": text}).encode()) for text in texts]
     times: dict[str, list[float]] = {"library": [], "http": []}
 
-    async def over_http(connection: loads.Connection) -> None:
-        for request in requests:
-            start = time.perf_counter()
-            assert await connection.ask(request) == 200
-            times["http"].append(time.perf_counter() - start)
-
-    async def main() -> None:
-        connection = loads.Connection(url)
+    with loads.Plain(url) as connection:
         for number in range(rounds + 1):
-            await over_http(connection)
+            for request in requests:
+                start = time.perf_counter()
+                assert connection.ask(request) == 200
+                times["http"].append(time.perf_counter() - start)
             for text in texts:
                 start = time.perf_counter()
                 classify(text, top_k=None)
@@ -128,9 +124,6 @@ def added(url: str, classify: Any, texts: list[str], rounds: int) -> dict[str, A
             if not number:  # the first round warms up
                 for measured in times.values():
                     measured.clear()
-        connection.close()
-
-    asyncio.run(main())
     told = {name: {f"p{p}_ms": loads.percentile(seconds, p) for p in (10, 50, 99)} for name, seconds in times.items()}
     difference = {p: round(told["http"][p] - told["library"][p], 3) for p in ("p10_ms", "p50_ms", "p99_ms")}
     return {**told, "added": difference}

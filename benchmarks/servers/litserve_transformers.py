@@ -1,7 +1,5 @@
 """LitServe around transformers' pipeline, with its dynamic batching."""
 
-from __future__ import annotations
-
 import sys
 from typing import Any
 
@@ -18,7 +16,7 @@ class Classifier(litserve.LitAPI):
         """Load the model."""
         self.classify = pipeline("text-classification", model=MODEL, device="cpu")
 
-    def decode_request(self, request: dict[str, Any]) -> str:
+    def decode_request(self, request: dict):
         """The text of a request."""
         return str(request["inputs"])
 

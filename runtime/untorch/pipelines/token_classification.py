@@ -139,8 +139,9 @@ class TokenClassificationPipeline(Pipeline[TokenClassificationParameters]):
         ):
             if special:
                 continue
-            if places is not None and word_ids[index] is not None:
-                start, end = start + places[word_ids[index]], end + places[word_ids[index]]
+            word = word_ids[index]
+            if places is not None and word is not None:
+                start, end = start + places[word], end + places[word]
             covered = text[start:end]
             if encoding.ids[index] == unknown:
                 token, is_subword = covered, False

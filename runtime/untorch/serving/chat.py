@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -72,15 +72,28 @@ async def completions(app: Application, request: Request) -> Answer:
     if fields.integer("best_of", what.choices, low=1) != what.choices:
         raise fields.refuse("best_of", "is not supported beside n")
     echo = fields.flag("echo", False)
-    writings = [
+    writings = _all(
         begin(model, _ids_of(model, prompt), what, prompt=place, choice=choice, echoed=prompt if echo else "")
         for place, prompt in enumerate(prompts)
         for choice in range(what.choices)
-    ]
+    )
     reply = _Reply("text_completion", model, writings, what.usage, f"cmpl-{uuid.uuid4().hex}")
     if what.stream:
         return await _streamed(app, request, reply, _completion_piece)
     return await _whole(app, request, reply, _completion_choice)
+
+
+def _all(begun: Iterator[Writing]) -> list[Writing]:
+    """The writings, as they are begun; where one finds no room, those before it are given up."""
+    writings: list[Writing] = []
+    try:
+        for writing in begun:
+            writings.append(writing)  # those before a refusal must be known
+    except RefusalError:
+        for writing in writings:
+            writing.close()
+        raise
+    return writings
 
 
 def _prompts(app: Application, request: Request, model: Model, fields: Fields) -> list[str]:
@@ -115,7 +128,7 @@ async def chat(app: Application, request: Request) -> Answer:
     top = fields.integer("top_logprobs", 0, high=20) if fields.flag("logprobs", False) else None
     what = asked(app, fields, default_tokens=app.settings.max_new_tokens, logprobs=top)
     ids = chat_ids(model, messages, tools)
-    writings = [begin(model, ids, what, choice=choice, tools=tools is not None) for choice in range(what.choices)]
+    writings = _all(begin(model, ids, what, choice=choice, tools=tools is not None) for choice in range(what.choices))
     reply = _Reply("chat.completion", model, writings, what.usage, f"chatcmpl-{uuid.uuid4().hex}")
     if what.stream:
         return await _streamed(app, request, reply, _chat_piece)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import nullcontext
@@ -42,12 +43,13 @@ class Stream:
         self._loop = loop
         self._given: asyncio.Queue[Step | BaseException | None] = asyncio.Queue()
         self.closed = False
+        self.begun = 0.0
 
     def advance(self) -> bool:
         """Write one more token, in the writing thread; whether there will be more."""
         try:
             if self._steps is None:
-                self._steps = self._make()
+                self._steps, self.begun = self._make(), time.monotonic()
             step: Step | BaseException | None = next(self._steps, None)
         except Exception as error:
             step = error
@@ -89,6 +91,8 @@ class Streams:
         self._waiting: deque[Stream] = deque()
         self._changed = threading.Condition()
         self._ended = False
+        # Seconds that a text took lately: what Retry-After is computed from.
+        self._seconds = 1.0
         self._thread = threading.Thread(target=self._work, name="untorch-streams", daemon=True)
         self._thread.start()
 
@@ -99,8 +103,11 @@ class Streams:
             if self._ended:
                 raise RefusalError("unready", "the server is about to end", retry_after=1)
             if len(self._waiting) >= self._most_waiting:
+                seconds = round(self._seconds * len(self._waiting) / self._most)
                 raise RefusalError(
-                    "overloaded", f"{len(self._waiting)} texts wait to be written already", retry_after=5
+                    "overloaded",
+                    f"{len(self._waiting)} texts wait to be written already",
+                    retry_after=max(1, min(60, seconds)),
                 )
             self._waiting.append(stream)
             self._changed.notify()
@@ -128,6 +135,7 @@ class Streams:
                     goes_on = stream.advance()
                 if not goes_on:
                     self._active.remove(stream)
+                    self._seconds += 0.2 * (time.monotonic() - stream.begun - self._seconds)
 
     def _fill(self) -> bool:
         """Give free places to those that wait; False when there is nothing left to do."""

@@ -151,9 +151,12 @@ class BatchEncoding(UserDict[str, Any]):
     def word_to_chars(
         self, batch_or_word_index: int, word_index: int | None = None, sequence_index: int = 0
     ) -> CharSpan:
-        """The characters of a word."""
+        """The characters of a word. Raises InputError where the row has no such word."""
         row, word = self._locate(batch_or_word_index, word_index)
-        return CharSpan(*row.word_to_chars(word, sequence_index))
+        span: tuple[int, int] | None = row.word_to_chars(word, sequence_index)
+        if span is None:
+            raise InputError(f"the row has no word {word}")
+        return CharSpan(*span)
 
     def char_to_token(
         self, batch_or_char_index: int, char_index: int | None = None, sequence_index: int = 0

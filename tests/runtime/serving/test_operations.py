@@ -115,6 +115,16 @@ def test_beyond_the_queue_is_429_with_a_time_to_retry_after(bundles):
         assert server.request("POST", "/predict", {"inputs": [["good"]] * 50})[0] == 200
 
 
+def test_beyond_the_texts_that_may_wait_to_be_written_is_429_too(bundles):
+    options = ["--threads", "1", "--max-queue-texts", "2", "--max-streams", "1"]
+    with Server({"lm": bundles["lm"]}, *options) as server:
+        status, headers, body = server.request("POST", "/v1/completions", {**LONG, "n": 32})
+        assert (status, json.loads(body)["error"]["type"]) == (429, "overloaded_error")
+        assert 1 <= int(headers["retry-after"]) <= 60
+        wait_for(lambda: server.metric("untorch_streams_running") == 0)
+        assert server.request("POST", "/v1/completions", {**LONG, "n": 1})[0] == 200
+
+
 def test_a_client_that_is_gone_frees_its_place(server):
     body = json.dumps({**LONG, "stream": True}).encode()
     head = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body)

@@ -35,12 +35,12 @@ _FIELD_LIMIT = 2**31 - 1
 logger = logging.getLogger(__name__)
 
 
-def kind_of(path: Path) -> str:
+def kind_of(path: Path, doing: str = "read") -> str:
     """A file's format, by its ending in any case. Raises InputError for one that is not in FORMATS."""
     kind = path.suffix.lower()
     if kind not in FORMATS:
         raise InputError(
-            f"{path}: the ending {path.suffix or 'of no name'} is no format here; choose {', '.join(FORMATS)}"
+            f"{path}: cannot {doing} {path.suffix or 'a file without an ending'}; choose {', '.join(FORMATS)}"
         )
     return kind
 
@@ -179,7 +179,7 @@ def writing(path: Path, fields: Sequence[str] = ("text",)) -> Iterator[Callable[
 
     Until then the rows are in `path` + ".part", which is kept if something fails.
     """
-    kind = kind_of(path)
+    kind = kind_of(path, "write")
     part = path.with_name(f"{path.name}.part")
     try:
         file = part.open("w", encoding="utf-8", newline="")

@@ -76,13 +76,15 @@ class FeatureExtractionPipeline(Pipeline[FeatureExtractionParameters]):
 
     def _padded(self, texts: Sequence[str], tokenizing: _Tokenizing) -> list[Encoding]:
         """Rows with the padding that the call asks for, each text by itself."""
+        uses_limit = tokenizing.cut != "do_not_truncate" or tokenizing.padding == "max_length"
+        longest = tokenizing.max_length or (self.max_length if uses_limit else None)
         rows: list[Encoding] = []
         for text in texts:
             batch = self.tokenizer(
                 [text],
                 padding=tokenizing.padding,
                 truncation=tokenizing.cut,
-                max_length=tokenizing.max_length or self.max_length,
+                max_length=longest,
                 pad_to_multiple_of=tokenizing.pad_to_multiple_of,
                 padding_side=tokenizing.padding_side,
                 add_special_tokens=tokenizing.add_special_tokens,

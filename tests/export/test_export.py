@@ -46,6 +46,20 @@ def ragged(rows, length, pad, seed=5):
     return np.where(mask, generator.integers(5, 60, (rows, length)), pad), mask
 
 
+def test_older_readers_can_read_model_onnx_and_the_manifest_says_so(tiny_bundle):
+    """ONNX Runtime 1.20 reads the standard up to opset 21 and format version 10. int8 is fused all the same."""
+    bundle = Bundle(tiny_bundle)
+    for variant in bundle.variants.values():
+        model = onnx.load(bundle.file(variant.graphs["model"].file), load_external_data=False)
+        opset = next(item.version for item in model.opset_import if not item.domain)
+        assert variant.extra["opset"] == opset
+        if variant.precision == "fp32":
+            assert opset <= 21
+            assert model.ir_version <= 10
+            assert not {node.op_type for node in model.graph.node} & {"Attention", "RotaryEmbedding"}
+    assert bundle.variant("int8").extra["fused_layers"] == 2
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_layer_fuses_and_int8_passes_its_gate(exported, name):
     bundle = Bundle(exported(name)[1])

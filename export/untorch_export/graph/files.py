@@ -58,7 +58,7 @@ def save(model: ModelProto, path: Path, *, elsewhere: Places | None = None) -> N
         raw = _content(tensor)
         if len(raw) >= _INLINE_BYTES:
             _move_out(tensor, raw, places[_digest(raw)])
-    _write(model, path)
+    write(model, path)
 
 
 def save_shared(models: Sequence[ModelProto], data: Path) -> Places:
@@ -78,7 +78,7 @@ def save_beside(model: ModelProto, path: Path, other: Path) -> None:
         place = None if len(raw) < _INLINE_BYTES else stored.whole(raw) or stored.part(raw)
         if place is not None:
             _move_out(tensor, raw, place)
-    _write(model, path)
+    write(model, path)
 
 
 class _Stored:
@@ -158,7 +158,8 @@ def _move_out(tensor: TensorProto, raw: bytes, place: tuple[str, int]) -> None:
     tensor.ClearField("raw_data")
 
 
-def _write(model: ModelProto, path: Path) -> None:
+def write(model: ModelProto, path: Path) -> None:
+    """Write a graph file, its weights as they are: inside, or pointing at other files."""
     anonymise(model)
     path.write_bytes(model.SerializeToString(deterministic=True))
 
@@ -175,6 +176,11 @@ def _outside(model: ModelProto) -> list[TensorProto]:
     from onnx import TensorProto
 
     return [tensor for tensor in model.graph.initializer if tensor.data_location == TensorProto.EXTERNAL]
+
+
+def opset(path: Path) -> int:
+    """The version of the ONNX standard's operators that a graph file asks for."""
+    return next(item.version for item in _skeleton(path).opset_import if not item.domain)
 
 
 def load(path: Path) -> ModelProto:

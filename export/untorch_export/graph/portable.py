@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 from onnx import helper, inliner
 
+from untorch_export.graph import files
 from untorch_export.graph.layouts import one_row_a_query
 from untorch_export.graph.rewriting import Graph, attribute, given, node
 from untorch_export.graph.shapes import infer
@@ -74,6 +77,14 @@ def _repeated(graph: Graph, cache: str, like: str, result: str) -> list[onnx.Nod
     ]
 
 
+def rewrite(path: Path) -> None:
+    """Write a graph file once more as `inline` makes it; its weights stay where they are, in their own files."""
+    model = onnx.load(str(path), load_external_data=False)
+    older = inline(model)
+    if older is not model:
+        files.write(older, path)
+
+
 def inline(model: onnx.ModelProto) -> onnx.ModelProto:
     """A new model of the standard's OPSET, with what is newer written out in older operators.
 
@@ -96,4 +107,6 @@ def inline(model: onnx.ModelProto) -> onnx.ModelProto:
         ir_version=min(model.ir_version, _IR_VERSION),
         producer_name="untorch",
     )
-    return Graph(made).finish()
+    graph = Graph(made)
+    graph.drop_unused()
+    return graph.finish()

@@ -146,7 +146,9 @@ def _from_hub(
 
     try:
         if local or constants.HF_HUB_OFFLINE:
-            return Path(snapshot_download(name, local_files_only=True, **options))
+            # What was not asked for is not there, and huggingface_hub 2 calls such a snapshot incomplete.
+            needed = f"{prefix}config.json"
+            return Path(snapshot_download(name, allow_patterns=[needed], local_files_only=True, **options))
         info = HfApi().model_info(name, revision=options["revision"], token=options["token"])
         files = [sibling.rfilename for sibling in info.siblings or () if sibling.rfilename.startswith(prefix)]
         if prefix + MANIFEST in files:

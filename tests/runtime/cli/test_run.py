@@ -96,7 +96,7 @@ def test_pairs_in_jsonl(tiny_bundle, tmp_path):
         ("in.csv", "id,text\n1,good\n2\n", "in.csv, line 3: the row has 1 columns"),
         ("in.txt", "good\n" + "hello " * 500, r"in.txt, line 2: the text has 502 tokens"),
         ("in.jsonl", '"good"\n17\n', "in.jsonl, line 2: "),
-        ("in.xml", "<a/>", "the ending .xml is no format here"),
+        ("in.xml", "<a/>", r"cannot read \.xml; choose \.txt"),
     ],
 )
 def test_a_bad_row_is_named_and_no_output_appears(tiny_bundle, tmp_path, capsys, name, content, message):

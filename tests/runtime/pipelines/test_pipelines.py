@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from inspect import signature
+
 import numpy as np
 import pytest
 import transformers
@@ -22,6 +24,9 @@ TEXTS = [
     "great " * 50,
     "\u0000 control \x07 characters\n\tand new lines",
 ]
+
+
+THEIR_NAMES = signature(transformers.TextClassificationPipeline._sanitize_parameters).parameters
 
 
 def same(ours, theirs, tolerance=1e-4):
@@ -88,6 +93,8 @@ def classifiers(request, make_bundle):
 @pytest.mark.filterwarnings("ignore:.return_all_scores. is now deprecated:UserWarning")
 def test_classification_options(classifiers, arguments):
     ours, theirs = classifiers
+    if "return_all_scores" in arguments and "return_all_scores" not in THEIR_NAMES:
+        pytest.skip("transformers 5 has no return_all_scores")
     same(ours(TEXTS, **arguments), theirs(TEXTS, **arguments))
     for text in TEXTS:
         same(ours(text, **arguments), theirs(text, **arguments))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from helpers.checkpoints import small_bert
 from helpers.comparing import both, same
-from untorch import InputError, SequenceTooLongError
+from untorch import InputError, SequenceTooLongError, pipeline
 
 QUESTION = "Where does it live?"
 SHORT = "Hello people, it lives in a nice city, so good! HuggingFace too."
@@ -28,10 +28,20 @@ pytestmark = pytest.mark.filterwarnings("ignore:Passing (a list|the)", "ignore:t
 
 
 @pytest.fixture(scope="module", params=["bert", "roberta"])
-def pipelines(request, make_bundle, roberta):
+def made(request, make_bundle, roberta):
+    """(checkpoint, bundle)."""
     if request.param == "roberta":
-        return both("question-answering", *roberta("ForQuestionAnswering"))
-    made = make_bundle("qa", lambda folder: small_bert(folder, "BertForQuestionAnswering"), precisions=["fp32"])
+        return roberta("ForQuestionAnswering")
+    return make_bundle("qa", lambda folder: small_bert(folder, "BertForQuestionAnswering"), precisions=["fp32"])
+
+
+@pytest.fixture(scope="module")
+def ours(made):
+    return pipeline("question-answering", made[1], precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def pipelines(made):
     return both("question-answering", *made)
 
 
@@ -74,9 +84,9 @@ def test_any_text(pipelines, question, context, align):
     same(ours(**call), theirs(**call))
 
 
-def test_spans_are_characters_of_the_context(pipelines):
+def test_spans_are_characters_of_the_context(ours):
     for context in CONTEXTS:
-        answer = pipelines[0](question="Who?", context=context)
+        answer = ours(question="Who?", context=context)
         assert context[answer["start"] : answer["end"]] == answer["answer"]
 
 
@@ -124,17 +134,17 @@ def test_many_questions_at_once(pipelines):
     ],
     ids=str,
 )
-def test_what_cannot_be_done_is_refused(pipelines, arguments, message):
+def test_what_cannot_be_done_is_refused(ours, arguments, message):
     with pytest.raises(InputError, match=message):
-        pipelines[0](**arguments)
+        ours(**arguments)
 
 
-def test_windows_longer_than_the_model_takes_are_refused(pipelines):
+def test_windows_longer_than_the_model_takes_are_refused(ours):
     with pytest.raises(SequenceTooLongError, match="max_seq_len"):
-        pipelines[0](question=QUESTION, context=CONTEXTS[-1], max_seq_len=200, doc_stride=10)
+        ours(question=QUESTION, context=CONTEXTS[-1], max_seq_len=200, doc_stride=10)
 
 
 @pytest.mark.parametrize("bad", [None, 3, ["nested"], {"question": "a"}, "text"])
-def test_what_is_no_question_is_refused(pipelines, bad):
+def test_what_is_no_question_is_refused(ours, bad):
     with pytest.raises(InputError, match="a question is"):
-        pipelines[0]([bad, bad])
+        ours([bad, bad])

@@ -26,15 +26,27 @@ _built = {}
 
 
 @pytest.fixture(scope="module")
-def pipelines(make_bundle):
+def bundles(make_bundle):
+    """`bundles(family)` → (checkpoint, bundle)."""
+
+    def get(family, generation=None, **config):
+        return make_bundle(
+            f"{family}-{bool(generation)}-{'-'.join(sorted(config))}",
+            lambda folder: generator(folder, family, generation, **config),
+            precisions=["fp32"],
+        )
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def pipelines(bundles):
+    """`pipelines(task, family)` → (ours, transformers')."""
+
     def get(task, family, generation=None, **config):
         key = f"{task}-{family}-{generation}-{sorted(config)}"
         if key not in _built:
-            source, bundle = make_bundle(
-                f"{family}-{bool(generation)}-{'-'.join(sorted(config))}",
-                lambda folder: generator(folder, family, generation, **config),
-                precisions=["fp32"],
-            )
+            source, bundle = bundles(family, generation, **config)
             transformers.logging.set_verbosity_error()
             _built[key] = pipeline(task, bundle), transformers_pipeline(task, str(source))
         return _built[key]
@@ -101,13 +113,15 @@ def test_an_empty_prompt_begins_with_bos(pipelines):
     same(ours("", max_new_tokens=5, do_sample=False), theirs("", max_new_tokens=5, do_sample=False))
 
 
-def test_defaults_are_those_of_transformers(pipelines):
-    for generation in (None, {"max_length": 17, "do_sample": False}, {"max_new_tokens": 7, "num_beams": 2}):
-        for task, family in (("text-generation", "Llama"), ("text2text-generation", "T5")):
-            ours, theirs = pipelines(task, family, generation)
-            expected = theirs.generation_config.to_dict()
-            got = ours.generation_config.to_dict()
-            assert {name: expected.get(name) for name in got} == got
+@pytest.mark.parametrize(("task", "family"), [("text-generation", "Llama"), ("text2text-generation", "T5")])
+@pytest.mark.parametrize(
+    "generation", [None, {"max_length": 17, "do_sample": False}, {"max_new_tokens": 7, "num_beams": 2}], ids=str
+)
+def test_defaults_are_those_of_transformers(pipelines, task, family, generation):
+    ours, theirs = pipelines(task, family, generation)
+    expected = theirs.generation_config.to_dict()
+    got = ours.generation_config.to_dict()
+    assert {name: expected.get(name) for name in got} == got
 
 
 def test_sampling_repeats_with_a_seed(pipelines):
@@ -170,8 +184,8 @@ def test_the_configs_prefixes_and_defaults(pipelines, task):
     assert ours.prefix == (theirs.prefix or "")
 
 
-def test_translation_without_languages_says_which_it_takes(pipelines):
-    ours, _ = pipelines("translation", "T5", task_specific_params=SPECIFIC)
+def test_translation_without_languages_says_which_it_takes(bundles):
+    ours = pipeline("translation", bundles("T5", task_specific_params=SPECIFIC)[1])
     with pytest.warns(UserWarning, match="translation_en_to_de"):
         pipeline("translation", ours.model, ours.tokenizer)
 
@@ -182,8 +196,12 @@ def test_a_model_of_many_languages(make_bundle):
     for source_language, target in (("en_XX", "de_DE"), ("ro_RO", "fr_XX")):
         arguments = {"src_lang": source_language, "tgt_lang": target, "max_new_tokens": 8}
         same(ours(PROMPTS, **arguments), theirs(PROMPTS, **arguments))
+
+
+def test_a_model_of_many_languages_wants_to_know_which(make_bundle):
+    _, bundle = make_bundle("mbart", many_languages, precisions=["fp32"])
     with pytest.raises(InputError, match="src_lang and tgt_lang"):
-        ours("hello")
+        pipeline("translation", bundle)("hello")
 
 
 def test_the_command_line_shows_one_text_as_it_comes(pipelines, capsys, monkeypatch):

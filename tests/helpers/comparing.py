@@ -47,7 +47,7 @@ def same(ours, theirs, tolerance=1e-4):
 def transformers_pipeline(task: str, source, **options):
     """transformers' own pipeline, on the CPU. Skips the test where the installed version no longer has one."""
     if int(transformers.__version__.partition(".")[0]) >= 5 and task.startswith(DROPPED):
-        pytest.skip(f"transformers 5 has no pipeline for {task}; `make test-optimum` compares with that of 4.57")
+        pytest.skip(f"transformers 5 has no pipeline for {task}; `make test` compares with that of 4.57")
     return transformers.pipeline(task, source, device="cpu", **options)
 
 

@@ -108,8 +108,7 @@ def test_every_answer_is_right_and_none_is_lost(classify, expected):
         assert callers.counts["right"] + callers.counts["gave up"] == each[0] * THREADS + each[1] * TASKS
         assert callers.counts["gave up"] > 0
         # Those who gave up have left nothing behind.
-        assert not batcher._queue
-        assert batcher._queued_tokens == 0
+        assert batcher.queued == (0, 0)
         assert not batcher._waiting_tasks
     assert threading.active_count() == before
 

@@ -190,7 +190,7 @@ print(load()("hello world")[0]["label"])
 os.environ["UNTORCH_CACHE"] = sys.argv[1] + ".plans"
 # What `tune` measures it measures in processes of their own; one of them is this one, under the guard.
 pool = {"precision": "int8", "device": "cpu", "threads": 1, "callers": 1, "max_tokens": 80}
-tuning.main(json.dumps({"folder": sys.argv[1], "task": "text-classification", "pool": pool}))
+assert list(tuning.measure({"folder": sys.argv[1], "task": "text-classification", "pool": pool}))
 for arguments in json.loads(sys.argv[2]):
     assert main(arguments) == 0, arguments
 assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"

@@ -218,7 +218,7 @@ class Model:
         return Roads(own, self._turns_for(own))
 
     def _turns_for(self, own: Pipeline[Any]) -> Turns | None:
-        return self._turns if own.device == "cpu" else None
+        return self._turns if own.device.is_cpu else None
 
     def reload(self) -> None:
         """Take the bundle that lies in the old one's place now. Raises what loading raises; the old one then stays."""

@@ -98,7 +98,7 @@ def test_the_model_sees_each_text_once_however_many_rows_are_bad(tiny_bundle):
     worker = Worker(tiny_bundle, precision="fp32", prefix="once_")
     model, seen = worker.load().model, []
     forward = model.forward
-    model.forward = lambda feeds: seen.append(len(feeds["input_ids"])) or forward(feeds)
+    model.forward = lambda feeds, *more: seen.append(len(feeds["input_ids"])) or forward(feeds, *more)
     try:
         worker(batch((["good"] * 7 + [TOO_LONG]) * 8))
     finally:

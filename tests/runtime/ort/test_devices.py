@@ -25,6 +25,7 @@ def test_cores_follow_the_affinity_mask():
 
 @pytest.mark.parametrize(("quota", "expected"), [(None, 4), (0.5, 1), (1.0, 1), (2.5, 2), (3.0, 3), (64.0, 4)])
 def test_cores_follow_the_cgroup_quota(monkeypatch, quota, expected):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
     monkeypatch.setattr(devices, "_cgroup_quota", lambda: quota)
     assert devices.usable_cores() == expected

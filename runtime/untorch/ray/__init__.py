@@ -6,8 +6,6 @@ answered.write_parquet("s3://answers/")
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from untorch.errors import DependencyError
 
 try:
@@ -23,18 +21,4 @@ if tuple(map(int, ray.__version__.split(".")[:2])) < OLDEST:
 
 from untorch.ray.data import predict  # noqa: E402
 
-if TYPE_CHECKING:
-    from untorch.ray.serve import deployment
-
-__all__ = ["deployment", "predict"]
-
-
-def __getattr__(name: str) -> Any:
-    if name != "deployment":
-        raise AttributeError(f"module 'untorch.ray' has no attribute {name!r}")
-    # Imported when it is asked for: Ray Serve and what serves HTTP may not be installed.
-    try:
-        from untorch.ray.serve import deployment
-    except ModuleNotFoundError as error:
-        raise DependencyError(f"this needs {error.name}: pip install 'untorch[ray,serve]' 'ray[serve]'") from error
-    return deployment
+__all__ = ["predict"]

@@ -99,7 +99,9 @@ def generator(folder: Path, name: str, generation: dict | None = None, **setting
     if name == "Bart":
         ids["forced_eos_token_id"] = 2
     values = {**_CONFIGS[name], **ids, **settings}
-    config = getattr(transformers, f"{name}Config")(vocab_size=len(tokenizer), **values)
+    # transformers 5 reads any tokenizer of a Qwen2 with that family's class, which adds <|endoftext|>.
+    size = len(tokenizer) + (name == "Qwen2")
+    config = getattr(transformers, f"{name}Config")(vocab_size=size, **values)
     torch.manual_seed(0)
     model = getattr(transformers, _CLASSES.get(name, f"{name}ForCausalLM"))(config).eval()
     for key, value in (generation or {}).items():

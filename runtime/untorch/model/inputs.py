@@ -29,6 +29,7 @@ _IDS = "the graph reads input_ids"
 
 # transformers' arguments that a graph has no place for, and why or what to do.
 _REFUSED = {
+    "cache": "pass what transformers 5 calls cache as past_key_values, to AutoModelForCausalLM",
     "cache_position": "positions follow from attention_mask and past_key_values",
     "cross_attn_head_mask": _FIXED,
     "decoder_attention_mask": "the decoder reads every token of decoder_input_ids",

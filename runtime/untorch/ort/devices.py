@@ -111,7 +111,7 @@ def device_name(device: Any) -> str:
         number = getattr(device, "index", None)
         return kind if number is None or kind == "cpu" else f"{kind}:{number}"
     try:
-        number = operator.index(None if isinstance(device, bool) else device)
+        number = operator.index("" if isinstance(device, bool) else device)
     except TypeError:
         raise DeviceError(f"device is {device!r}; it is a name (cpu, cuda, cuda:N, …) or a number") from None
     return "cpu" if number < 0 else f"cuda:{number}"

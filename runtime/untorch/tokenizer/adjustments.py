@@ -14,6 +14,20 @@ from untorch.tokenizer.families import Family
 
 _State = dict[str, Any]
 
+ADJUSTING = frozenset(
+    (
+        "add_prefix_space",
+        "trim_offsets",
+        "do_lower_case",
+        "strip_accents",
+        "tokenize_chinese_chars",
+        "add_bos_token",
+        "add_eos_token",
+        "src_lang",
+    )  # fmt: skip
+)
+"""The settings that `adjust` follows."""
+
 
 def adjust(
     tokenizer: RustTokenizer, family: Family, settings: Mapping[str, Any], special_tokens: Mapping[str, str]

@@ -218,6 +218,9 @@ FAMILIES: dict[str, Family] = {
     "XLNet": _XLNET,
 }
 
+# Classes that give no token types in transformers 5, though they do in 4.
+UNTYPED_IN_5 = frozenset(("Albert", "Funnel", "Herbert", "RemBert", "Splinter", "XLNet"))
+
 
 def implied_additional_tokens(name: str, given: list[Any] | None, settings: Mapping[str, Any]) -> list[Any] | None:
     """The additional special tokens of the T5, Pegasus, XGLM and CodeLlama classes, which number theirs themselves."""

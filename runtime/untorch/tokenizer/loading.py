@@ -3,6 +3,11 @@
 Read are `tokenizer.json` and, where present, `tokenizer_config.json`, `special_tokens_map.json`,
 `added_tokens.json`, `chat_template.jinja` and `config.json`, as transformers 4 or 5 save them. Where two
 files disagree, the one transformers 4.57.6 would believe is believed.
+
+transformers 5 reads some folders of 4 otherwise than 4 does. A folder means what the version that wrote it
+means by it, and 5 writes `"backend": "tokenizers"` into `tokenizer_config.json`. There `tokenizer.json` is final:
+the class changes nothing in it unless an override asks for it, and spaces before punctuation are kept in the text
+of a BPE model, whatever `clean_up_tokenization_spaces` says.
 """
 
 from __future__ import annotations
@@ -16,8 +21,8 @@ from tokenizers import Tokenizer as RustTokenizer
 
 from untorch.bundle.folder import check_size, read_json
 from untorch.errors import BundleError, FormatError, InputError, UntorchError
-from untorch.tokenizer.adjustments import adjust
-from untorch.tokenizer.families import FAMILIES, GENERIC, Family, implied_additional_tokens
+from untorch.tokenizer.adjustments import ADJUSTING, adjust
+from untorch.tokenizer.families import FAMILIES, GENERIC, UNTYPED_IN_5, Family, implied_additional_tokens
 from untorch.tokenizer.model_types import TOKENIZER_OF
 from untorch.tokenizer.strategies import VERY_LARGE_INTEGER
 
@@ -39,6 +44,8 @@ class Settings(NamedTuple):
     padding_side: str
     truncation_side: str
     clean_up_tokenization_spaces: bool
+    can_clean_up: bool
+    """Whether the version that wrote the files cleans up the text of such a model at all."""
     split_special_tokens: bool
     add_prefix_space: bool
     chat_template: str | dict[str, str] | None
@@ -81,16 +88,18 @@ def _load(folder: Path, overrides: Mapping[str, Any], name_or_path: str | None) 
     config = _read(folder / "tokenizer_config.json")
     class_name = _class_name(folder, config)
     name = class_name.removesuffix("Fast").removesuffix("Tokenizer")
-    family = FAMILIES.get(name, GENERIC)
+    by_5 = config.get("backend") == "tokenizers"
+    family = FAMILIES.get(name, FAMILIES["TokenizersBackend"] if by_5 else GENERIC)
+    names = ["input_ids", "attention_mask"] if by_5 and name in UNTYPED_IN_5 else list(family.model_input_names)
 
     settings: dict[str, Any] = {**family.defaults, **config, **overrides}
     declared = _read_special_tokens(folder, settings, overrides, tokenizer)
     _take_baked_in(settings, family, tokenizer)
     special = _special_tokens(name, family, settings)
     _add_tokens(tokenizer, declared, special)
-    adjust(tokenizer, family, settings, {key: str(token) for key, token in special.items() if key in TOKEN_NAMES})
+    if not by_5 or not ADJUSTING.isdisjoint(overrides):
+        adjust(tokenizer, family, settings, {key: str(token) for key, token in special.items() if key in TOKEN_NAMES})
 
-    names = settings.get("model_input_names", list(family.model_input_names))
     limit = settings.get("model_max_length", settings.get("max_len"))
     return tokenizer, Settings(
         family=family,
@@ -100,11 +109,12 @@ def _load(folder: Path, overrides: Mapping[str, Any], name_or_path: str | None) 
         extra_special_tokens={
             key: str(token) for key, token in special.items() if key not in TOKEN_NAMES and key != ADDITIONAL
         },
-        model_input_names=list(names),
+        model_input_names=list(settings.get("model_input_names", names)),
         model_max_length=VERY_LARGE_INTEGER if limit is None else int(limit),
         padding_side=check_side("padding_side", settings.get("padding_side", family.padding_side)),
         truncation_side=check_side("truncation_side", settings.get("truncation_side", "right")),
         clean_up_tokenization_spaces=bool(settings.get("clean_up_tokenization_spaces", False)),
+        can_clean_up=not (by_5 and type(tokenizer.model).__name__ == "BPE"),
         split_special_tokens=bool(settings.get("split_special_tokens", False)),
         add_prefix_space=bool(settings.get("add_prefix_space", False)),
         chat_template=_chat_template(folder, settings),

@@ -75,6 +75,7 @@ class Vocabulary:
         self._extra_special_tokens = settings.extra_special_tokens
         self.additional_special_tokens = settings.additional_special_tokens
         self.clean_up_tokenization_spaces = settings.clean_up_tokenization_spaces
+        self._can_clean_up = settings.can_clean_up
         self.init_kwargs = settings.init_kwargs
         self.name_or_path = settings.name_or_path
         self.chat_template = settings.chat_template
@@ -222,7 +223,8 @@ class Vocabulary:
         """The text of one sequence of ids (or of one id).
 
         `clean_up_tokenization_spaces` removes the spaces before punctuation; None follows the tokenizer's
-        config. Raises InputError for an id outside the vocabulary, and for a batch.
+        config. The text of a BPE model that transformers 5 saved keeps them, as there. Raises InputError for
+        an id outside the vocabulary, and for a batch.
         """
         ids = _flat_ids(token_ids)
         self._tokens(set(ids))
@@ -231,7 +233,7 @@ class Vocabulary:
             text = text.replace(self.backend_tokenizer.model.end_of_word_suffix, " ").strip()
         if clean_up_tokenization_spaces is None:
             clean_up_tokenization_spaces = self.clean_up_tokenization_spaces
-        return clean_up_tokenization(text) if clean_up_tokenization_spaces else text
+        return clean_up_tokenization(text) if clean_up_tokenization_spaces and self._can_clean_up else text
 
     def batch_decode(
         self,

@@ -186,5 +186,5 @@ def test_bundles_of_other_tasks_are_refused(models, tiny_bundle):
         AutoModelForCausalLM.from_pretrained(tiny_bundle)
     with pytest.raises(TaskError, match="AutoModelForSeq2SeqLM"):
         AutoModelForSeq2SeqLM.from_pretrained(models("GPT2")[0].bundle.path)
-    with pytest.raises(TaskError, match="was exported for text2text-generation; AutoModelForCausalLM needs"):
+    with pytest.raises(TaskError, match=r"no model graph|needs a language model head"):
         AutoModelForCausalLM.from_pretrained(models("T5")[0].bundle.path)

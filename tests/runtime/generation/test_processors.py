@@ -56,7 +56,9 @@ def of_transformers(options: dict, prompt: int, length: int):
     if config.min_new_tokens is not None:
         config.min_length = config.min_new_tokens + prompt
     config._eos_token_tensor = torch.tensor([1, 2])
-    return transformers.GenerationMixin()._get_logits_processor(config, prompt, torch.zeros(1, 1), device="cpu")
+    mixin = transformers.GenerationMixin()
+    mixin.config = transformers.PretrainedConfig()
+    return mixin._get_logits_processor(config, prompt, torch.zeros(1, 1), device="cpu")
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

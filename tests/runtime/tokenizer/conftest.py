@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.tokenizers import TINY, save_variant
+from helpers.tokenizers import TINY, edit_json, save_variant
 from untorch.tokenizer import AutoTokenizer
 
 REAL = ("distilbert-sst2", "bert-base-cased", "roberta-base", "gpt2", "albert")
@@ -44,6 +44,9 @@ def tiny_folder(tmp_path_factory):
             tokenizer.add_tokens(["<new>", "two words"])
             tokenizer.add_special_tokens({"additional_special_tokens": ["<extra>"]})
             tokenizer.save_pretrained(plain)
+            # The generic class has token types in transformers 4, and none in 5.
+            names = ["input_ids", "token_type_ids", "attention_mask"]
+            edit_json(plain / "tokenizer_config.json", model_input_names=names)
         return save_variant(plain, root / f"{kind}-{variant}-{next(fresh)}", variant)
 
     return folder

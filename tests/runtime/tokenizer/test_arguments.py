@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.fuzzing import cases
-from helpers.tokenizers import HOSTILE, TINY, VARIANTS, assert_alike, assert_same, facts
+from helpers.tokenizers import HOSTILE, TINY, VARIANTS, assert_alike, assert_same, facts, of_4
 
 SHORT = [text for text in HOSTILE if len(text) < 120]
 
@@ -137,6 +137,7 @@ def test_targets_become_labels(kind, tiny_pair):
     assert_same(theirs, ours, "__call__", text_target="One", text_pair_target="two")
 
 
+@of_4
 def test_the_older_methods(tiny_pair):
     theirs, ours = tiny_pair("wordpiece")
     assert_same(theirs, ours, "encode_plus", "The fox", "a dog", return_offsets_mapping=True)

@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import normalizers, pre_tokenizers
 
-from helpers.tokenizers import assert_alike, assert_same, edit_json
+from helpers.tokenizers import assert_alike, assert_same, attribute, edit_json, of_4
 from runtime.tokenizer.conftest import read_both
 from untorch.tokenizer import AutoTokenizer
 from untorch.tokenizer.families import FAMILIES
@@ -64,7 +64,7 @@ def assert_alike_inside(theirs, ours):
         "all_special_tokens", "all_special_ids", "additional_special_tokens", "pad_token_type_id",
         "clean_up_tokenization_spaces", "pad_token_id", "mask_token_id", "cls_token", "vocab_size",
     ):  # fmt: skip
-        assert getattr(ours, name) == getattr(theirs, name), name
+        assert getattr(ours, name) == attribute(theirs, name), name
     assert len(ours) == len(theirs)
     assert ours.get_vocab() == theirs.get_vocab()
     assert ours.get_added_vocab() == theirs.get_added_vocab()
@@ -77,6 +77,7 @@ def assert_alike_inside(theirs, ours):
 TEXTS = ["The Quick naïve 北京 fox <mask>, [MASK]  <s>", "", "two words <new><extra_id_0>"]
 
 
+@of_4
 @pytest.mark.parametrize("name", sorted({*FAMILIES} - {*LANGUAGES, "TokenizersBackend"}))
 def test_class_defaults(name, class_folder):
     folder = class_folder(base_of(name), tokenizer_class=f"{name}Tokenizer")
@@ -88,6 +89,7 @@ def test_class_defaults(name, class_folder):
     assert_same(theirs, ours, "batch_decode", ours(TEXTS)["input_ids"], skip_special_tokens=True)
 
 
+@of_4
 @pytest.mark.parametrize("name", LANGUAGES)
 def test_language_tokens(name, class_folder):
     language = LANGUAGES[name]
@@ -102,6 +104,7 @@ def test_language_tokens(name, class_folder):
     assert_same(theirs, ours, "__call__", "One", "two")
 
 
+@of_4
 @pytest.mark.parametrize(
     ("name", "config"),
     [
@@ -147,6 +150,7 @@ def test_a_models_own_special_tokens_are_attributes(class_folder):
     )
 
 
+@of_4
 @pytest.mark.parametrize("model_type", ["bert", "distilbert", "roberta", "gpt2", "llama", "xlnet", "t5", "opt"])
 def test_the_class_follows_from_the_model_type(model_type, class_folder):
     base = base_of(TOKENIZER_OF[model_type].removesuffix("Tokenizer"))
@@ -157,6 +161,7 @@ def test_the_class_follows_from_the_model_type(model_type, class_folder):
     assert_alike_inside(theirs, ours)
 
 
+@of_4
 def test_model_types_are_transformers():
     from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
@@ -170,6 +175,7 @@ def test_an_unknown_class_is_the_generic_one(class_folder):
     assert ours.special_tokens_map == {}
 
 
+@of_4
 def test_components_inside_a_sequence_are_left_alone(class_folder):
     folder = class_folder("wordpiece", tokenizer_class="BertTokenizer", do_lower_case=False)
     rust = RustTokenizer.from_file(str(folder / "tokenizer.json"))

@@ -95,8 +95,13 @@ def test_killed_at_any_moment_leaves_one_whole_bundle(tmp_path):
 EXPORTER = """
 import os, sys, warnings
 from pathlib import Path
-import optimum.exporters.onnx, torch, transformers
+import torch, transformers
 from untorch_export.export import export
+from untorch_export.trace import transformers_5
+if transformers_5():
+    import untorch_export.trace.dynamo
+else:
+    import untorch_export.trace.optimum
 warnings.simplefilter("ignore")
 checkpoint, target = sys.argv[1:]
 print("ready", flush=True)

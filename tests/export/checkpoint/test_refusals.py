@@ -175,7 +175,7 @@ def test_every_class_of_tokenizer_is_found_by_the_files_it_names(tmp_path):
     seen = set()
     for kind, pair in TOKENIZER_MAPPING_NAMES.items():
         wanted = set()
-        for name in filter(None, [pair] if isinstance(pair, str) else pair):
+        for name in filter(None, [pair] if isinstance(pair, str) else pair or ()):
             try:
                 found = tokenizer_class_from_name(name)
             except ImportError:

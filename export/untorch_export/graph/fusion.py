@@ -94,19 +94,34 @@ def _unflatten(graph: Graph) -> None:
         back = graph.downstream(gemm.output[0], "Reshape")
         if not flat or not back or not _plain(gemm) or not all(map(graph.is_constant, gemm.input[1:])):
             continue
-        product, result = f"{gemm.output[0]}.product", back[0].output[0]
+        rows = _rows(graph, flat[0])
+        if rows is None:
+            continue
+        result, bias = back[0].output[0], gemm.input[2:]  # tracing leaves out a bias of zeros
+        product = f"{gemm.output[0]}.product" if bias else result
         graph.remove(*back)
-        graph.replace(gemm, [
-            helper.make_node("MatMul", [flat[0].input[0], gemm.input[1]], [product], f"{gemm.name}.product"),
-            helper.make_node("Add", [product, gemm.input[2]], [result], f"{gemm.name}.sum"),
-        ])  # fmt: skip
+        made = [helper.make_node("MatMul", [rows, gemm.input[1]], [product], f"{gemm.name}.product")]
+        if bias:
+            made.append(helper.make_node("Add", [product, *bias], [result], f"{gemm.name}.sum"))
+        graph.replace(gemm, made)
     graph.drop_unused()
 
 
+def _rows(graph: Graph, flat: onnx.NodeProto) -> str | None:
+    """The value (batch, sequence, width) that a Reshape makes flat; None for heads that nothing has joined before.
+
+    A fused layer's result may be split into heads first, only for this Reshape to join them.
+    """
+    split = graph.upstream(flat.input[0], "Reshape")
+    if split and graph.is_constant(split[0].input[1]) and graph.constant(split[0].input[1]).tolist()[:2] == [0, 0]:
+        return split[0].input[0]
+    return None if graph.upstream(flat.input[0], "Transpose") else flat.input[0]
+
+
 def _plain(gemm: onnx.NodeProto) -> bool:
-    """Whether a Gemm is a product and a sum, with nothing scaled or turned round."""
+    """Whether a Gemm is a product, with or without a sum, and nothing is scaled or turned round."""
     turned = any(attribute(gemm, name, 0) for name in ("transA", "transB"))
-    return len(gemm.input) == 3 and not turned and all(attribute(gemm, name, 1) == 1 for name in ("alpha", "beta"))
+    return not turned and all(attribute(gemm, name, 1) == 1 for name in ("alpha", "beta"))
 
 
 def layers(path: Path) -> int:

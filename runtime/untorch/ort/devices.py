@@ -110,10 +110,9 @@ def device_name(device: Any) -> str:
     if isinstance(kind, str):
         number = getattr(device, "index", None)
         return kind if number is None or kind == "cpu" else f"{kind}:{number}"
-    try:
-        number = operator.index("" if isinstance(device, bool) else device)
-    except TypeError:
-        raise DeviceError(f"device is {device!r}; it is a name (cpu, cuda, cuda:N, …) or a number") from None
+    if isinstance(device, bool) or not hasattr(device, "__index__"):
+        raise DeviceError(f"device is {device!r}; it is a name (cpu, cuda, cuda:N, …) or a number")
+    number = operator.index(device)
     return "cpu" if number < 0 else f"cuda:{number}"
 
 

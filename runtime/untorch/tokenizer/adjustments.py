@@ -24,7 +24,7 @@ ADJUSTING = frozenset(
         "add_bos_token",
         "add_eos_token",
         "src_lang",
-    )  # fmt: skip
+    )
 )
 """The settings that `adjust` follows."""
 

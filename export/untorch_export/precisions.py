@@ -65,6 +65,10 @@ class Precision:
     require: Callable[[], object] = lambda: None
 
 
+def _require_kernels() -> None:
+    kernels.require()
+
+
 def _int8(sources: Sources, role: str) -> ModelProto:
     return quantize_int8(sources.fused(role, "cpu"), sources.seen)
 
@@ -88,7 +92,7 @@ def _fp16_packed(sources: Sources, role: str) -> ModelProto | None:
 # same fused graph stand together: it is then made once, and gone when the next is.
 REDUCED = (
     Precision("int8", _int8, calibrated=True, shared=INT8_SHARED),
-    Precision(INT8_KERNELS, _int8_kernels, calibrated=True, shared=INT8_SHARED, require=kernels.require),
+    Precision(INT8_KERNELS, _int8_kernels, calibrated=True, shared=INT8_SHARED, require=_require_kernels),
     # It is compared with PyTorch on the CPU, whose sums are not a GPU's.
     Precision("fp16", _fp16, device="cuda", extra={"compared_on": "cpu"}),
     Precision(

@@ -108,7 +108,7 @@ def test_choices_that_are_counted_while_tracing_are_named(tmp_path):
 
 @pytest.mark.parametrize("step", ["fuse", "layers"])
 def test_whatever_fails_is_an_export_error_that_names_the_cause(tmp_path, monkeypatch, step):
-    def fail(*arguments):
+    def fail(*arguments, **keywords):
         raise IndexError("operator Foo: index -1 is out of bounds\nand more")
 
     monkeypatch.setattr(fusion, step, fail)

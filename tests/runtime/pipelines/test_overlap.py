@@ -117,10 +117,10 @@ def test_texts_are_tokenized_while_others_run(on_a_card, small_windows, monkeypa
         tokenized.release()
         return encodings
 
-    def run(feeds):
+    def run(feeds, *more):
         if first.acquire(blocking=False):
             waited.append(all(tokenized.acquire(timeout=PATIENCE) for _ in range(2)))
-        return forward(feeds)
+        return forward(feeds, *more)
 
     monkeypatch.setattr(on_a_card.tokenizer, "encode_ids", encode_ids)
     monkeypatch.setattr(on_a_card.model, "forward", run)

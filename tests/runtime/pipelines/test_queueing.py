@@ -77,7 +77,7 @@ class Held:
     def count_tokens(self, item):
         return len(item)
 
-    def __call__(self, items, **arguments):
+    def each(self, items, **arguments):
         self.calls.append((items, arguments))
         self.started.set()
         assert self.go.wait(10)

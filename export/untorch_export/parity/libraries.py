@@ -7,12 +7,13 @@ That is transformers' pipeline of the task (with its `generate` behind those tha
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from untorch_export.checkpoint.load import Checkpoint
+from untorch_export.parity import gates
 from untorch_export.parity.texts import ROAD_TEXTS
 
 # Tokens of a text that is to be longer than the limit; where the limit lies farther, the text stays below it.
@@ -31,13 +32,15 @@ class Call:
     """How a task is asked in the library and in untorch.
 
     `inputs` are what both are given, one by one. `ours` are the arguments for untorch's pipeline, where what the
-    library does by itself has to be asked for.
+    library does by itself has to be asked for. `tied` says whether the library chose between near-ties on its way to
+    an answer, so that another rounding may give another one.
     """
 
     library: str
     theirs: Callable[[Any], Any]
     inputs: list[Any]
     ours: dict[str, Any] = field(default_factory=dict)
+    tied: Callable[[Any], bool] = lambda item: False
 
 
 def call_of(checkpoint: Checkpoint) -> Call:
@@ -70,13 +73,32 @@ def _pipeline(checkpoint: Checkpoint) -> Call:
     except (KeyError, ValueError) as error:
         raise NoReferenceError(f"transformers {transformers.__version__} has no {name} pipeline ({error})") from error
     inputs, theirs, ours = _ASKED[name](checkpoint, pipe.tokenizer)
-    return Call(f"transformers' {name} pipeline", lambda item: _ask(pipe, item, theirs), inputs, ours)
+    call = Call(f"transformers' {name} pipeline", lambda item: _ask(pipe, item, theirs), inputs, ours)
+    if _ASKED[name] is not _written:
+        return call
+    return replace(call, tied=lambda item: _closest(pipe, item, theirs) <= gates.TOLERANCE)
 
 
 def _ask(pipe: Any, item: Any, arguments: dict[str, Any]) -> Any:
     # A dictionary is one input of a classifier, and the arguments of a reader.
     named = isinstance(item, dict) and "question" in item
     return pipe(**item, **arguments) if named else pipe(item, **arguments)
+
+
+def _closest(pipe: Any, item: Any, arguments: dict[str, Any]) -> float:
+    """How close the two best next tokens ever came while a text was written: their scores, over 1 + the best one."""
+    from transformers import LogitsProcessorList
+
+    found = [float("inf")]
+
+    def watch(input_ids: Any, scores: Any) -> Any:
+        del input_ids
+        best, second = scores.float().topk(2).values.T
+        found.append(float(((best - second) / (1 + best.abs())).min()))
+        return scores
+
+    _ask(pipe, item, {**arguments, "logits_processor": LogitsProcessorList([watch])})
+    return min(found)
 
 
 Asked = tuple[list[Any], dict[str, Any], dict[str, Any]]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.checkpoints import small_bert
-from helpers.comparing import same
+from helpers.comparing import same, transformers_pipeline
 from helpers.generators import generator
 from untorch import pipeline
 from untorch.bundle.folder import Bundle
@@ -77,7 +79,7 @@ def test_a_bundle_that_cannot_be_opened_is_not_written(tmp_path):
         return
     texts = ["hello people", "this movie is great"]
     ours = pipeline(None, tmp_path / "bundle")(texts, max_new_tokens=6, do_sample=False)
-    theirs = transformers.pipeline("text2text-generation", str(source), device="cpu")
+    theirs = transformers_pipeline("text2text-generation", str(source))
     same(ours, theirs(texts, max_new_tokens=6, do_sample=False))
 
 
@@ -114,6 +116,39 @@ def test_what_the_library_cannot_answer_is_nothing_to_be_held_to(checkpoint, tmp
     monkeypatch.setattr(road, "call_of", refusing)
     found = export(checkpoint, tmp_path / "bundle", precisions=["fp32"]).variants["fp32"].parity["road"]
     assert found["same"] == found["texts"] == len(ROAD_TEXTS) + 2
+
+
+def twinned(folder):
+    """A checkpoint that scores every two neighbouring tokens alike, so that each next token is a tie."""
+    source = generator(folder, "Llama")
+    model = transformers.AutoModelForCausalLM.from_pretrained(source)
+    with torch.no_grad():
+        rows = model.lm_head.weight
+        rows[1::2] = rows[0::2]
+    model.save_pretrained(source)
+    return source
+
+
+@pytest.mark.parametrize("make", [lambda folder: generator(folder, "Llama"), twinned], ids=["one best", "ties"])
+def test_only_a_tie_between_next_tokens_excuses_another_text(make, tmp_path, monkeypatch):
+    call_of = libraries.call_of
+
+    def other(checkpoint):
+        call = call_of(checkpoint)
+
+        def theirs(item):
+            return call.theirs("I love it" if item == call.inputs[0] else item)
+
+        return replace(call, theirs=theirs)
+
+    source = make(tmp_path / "checkpoint")
+    monkeypatch.setattr(road, "call_of", other)
+    if make is twinned:
+        found = export(source, tmp_path / "bundle", precisions=["fp32"]).variants["fp32"].parity["road"]
+        assert found["same"] == found["texts"] > 5
+    else:
+        with pytest.raises(GateError, match="as transformers' text-generation pipeline does"):
+            export(source, tmp_path / "bundle", precisions=["fp32"])
 
 
 answers = st.recursive(

@@ -15,7 +15,7 @@ from untorch.tokenizer.families import Family
 _State = dict[str, Any]
 
 ADJUSTING = frozenset(
-    (
+    {
         "add_prefix_space",
         "trim_offsets",
         "do_lower_case",
@@ -24,7 +24,7 @@ ADJUSTING = frozenset(
         "add_bos_token",
         "add_eos_token",
         "src_lang",
-    )
+    }
 )
 """The settings that `adjust` follows."""
 

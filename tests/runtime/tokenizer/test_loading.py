@@ -150,7 +150,7 @@ def test_special_tokens_may_be_objects(tiny_folder):
         (lambda folder: edit_json(folder / "tokenizer_config.json", padding_side="up"), InputError, "padding_side"),
         (
             lambda folder: edit_json(
-                folder / "tokenizer_config.json", tokenizer_class="LlamaTokenizer", bos_token=None
+                folder / "tokenizer_config.json", tokenizer_class="LlamaTokenizer", bos_token=None, backend=None
             ),
             FormatError,
             "bos_token",

@@ -15,7 +15,9 @@ test: .venv-optimum/.installed
 	HF_HUB_OFFLINE=1 .venv-optimum/bin/python -m coverage run -m pytest
 	.venv-optimum/bin/python -m coverage report
 
-# What differs under transformers 5, which `untorch[export]` brings: how models are traced, and what follows from it.
+# What differs under transformers 5, which `untorch[export]` brings: how models are traced, and what follows.
+DYNAMO_TESTS := tests/export/trace tests/export/graph tests/runtime/bundle
+
 test-dynamo: .venv/.installed
 	HF_HUB_OFFLINE=1 .venv/bin/python -m pytest $(DYNAMO_TESTS)
 

@@ -143,9 +143,7 @@ def _class_name(folder: Path, config: Mapping[str, Any]) -> str:
     name = config.get("tokenizer_class")
     if name is None:
         model = _read(folder / "config.json")
-        name = model.get("tokenizer_class")
-        if name is None and (implied := TOKENIZER_OF.get(str(model.get("model_type")))):
-            name = f"{implied}Tokenizer"
+        name = model.get("tokenizer_class") or TOKENIZER_OF.get(str(model.get("model_type")))
     return str(name or "")
 
 

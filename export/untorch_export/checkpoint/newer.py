@@ -45,9 +45,9 @@ def understood(folder: Path, raw: dict[str, Any], known: dict[str, Any]) -> dict
     if "layer_types" in config and "layer_types" not in known:
         config |= _layers(config, known)
     # T5 5 says by itself what 4 takes from the tied embeddings.
-    if "scale_decoder_outputs" not in known:
-        if config.get("scale_decoder_outputs") == config.get("tie_word_embeddings", True):
-            config.pop("scale_decoder_outputs", None)
+    says_the_same = config.get("scale_decoder_outputs") == config.get("tie_word_embeddings", True)
+    if says_the_same and "scale_decoder_outputs" not in known:
+        config.pop("scale_decoder_outputs", None)
     unknown = sorted(key for key in config if key not in known and key not in _HARMLESS and config[key] is not None)
     if unknown:
         raise ExportError(

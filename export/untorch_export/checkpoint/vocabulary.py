@@ -74,7 +74,7 @@ def load(folder: Path, raw: dict[str, Any], trusted: bool) -> PreTrainedTokenize
     except Exception as error:  # each tokenizer family raises its own kinds for a bad vocabulary
         raise ExportError(f"the tokenizer of {folder} cannot be loaded: {first_line(error)}") from error
     # transformers 5 reads a damaged SentencePiece file as a vocabulary without a piece.
-    if not any(tokenizer.get_vocab().keys() - {"", *tokenizer.all_special_tokens}):
+    if not tokenizer.get_vocab().keys() - {"", *tokenizer.all_special_tokens}:
         raise ExportError(f"the tokenizer of {folder} cannot be loaded: its vocabulary has special tokens alone")
     if type(tokenizer).__name__ == "MarianTokenizer":
         return marian.convert(tokenizer)

@@ -141,7 +141,8 @@ ARCHITECTURES = (
 )  # fmt: skip
 
 
-_LABELS = {0: "LABEL_0", 1: "LABEL_1"}
+# transformers 5 does not write names that are its defaults, and then gives BART three labels.
+_LABELS = {0: "negative", 1: "positive"}
 _ENTAILMENT = {0: "contradiction", 1: "neutral", 2: "entailment"}
 
 

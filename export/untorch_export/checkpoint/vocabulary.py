@@ -73,6 +73,9 @@ def load(folder: Path, raw: dict[str, Any], trusted: bool) -> PreTrainedTokenize
         tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=trusted)
     except Exception as error:  # each tokenizer family raises its own kinds for a bad vocabulary
         raise ExportError(f"the tokenizer of {folder} cannot be loaded: {first_line(error)}") from error
+    # transformers 5 reads a damaged SentencePiece file as a vocabulary without a piece.
+    if not tokenizer.get_vocab().keys() - {"", *tokenizer.all_special_tokens}:
+        raise ExportError(f"the tokenizer of {folder} cannot be loaded: its vocabulary has special tokens alone")
     if type(tokenizer).__name__ == "MarianTokenizer":
         return marian.convert(tokenizer)
     return tokenizer if tokenizer.is_fast else _fast(folder, tokenizer)

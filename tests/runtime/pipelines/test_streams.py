@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from helpers.fuzzing import cases
 from untorch import AutoModelForSequenceClassification, pipeline
+from untorch.ort.devices import Device
 from untorch.pipelines.streams import arrived
 
 BUNDLE = Path(__file__).parents[2] / "data/bundle-v1"
@@ -31,7 +32,7 @@ def classify():
 @pytest.fixture
 def on_a_gpu(monkeypatch):
     """A pipeline that takes itself to be on a GPU; its session is on the CPU."""
-    monkeypatch.setattr(AutoModelForSequenceClassification, "device", "cuda:0")
+    monkeypatch.setattr(AutoModelForSequenceClassification, "device", Device("cuda:0"))
     return pipeline(model=BUNDLE, device="cpu", precision="fp32")
 
 

@@ -7,6 +7,7 @@ import pytest
 from helpers.checkpoints import small_bert
 from helpers.comparing import TEXTS, both, same
 from untorch import InputError, SequenceTooLongError, TaskError, pipeline
+from untorch_export.errors import ExportError
 
 LABELS = ["good", "bad movie", "世界", "city"]
 
@@ -90,6 +91,8 @@ def test_what_cannot_be_done_is_refused(pipelines, text, arguments, message):
 
 
 def test_a_model_without_entailment_is_refused(make_bundle):
-    _, bundle = make_bundle("not-nli", small_bert, precisions=["fp32"], task="zero-shot-classification")
+    checkpoint, bundle = make_bundle("not-nli", small_bert, precisions=["fp32"])
     with pytest.raises(TaskError, match="no label of entailment among NEGATIVE, POSITIVE"):
         pipeline("zero-shot-classification", bundle)
+    with pytest.raises(ExportError, match=r"could not be opened, so nothing was written: .*no label of entailment"):
+        make_bundle("no-entailment", checkpoint, precisions=["fp32"], task="zero-shot-classification")

@@ -9,7 +9,6 @@ import warnings
 from functools import partial
 
 import numpy as np
-import pytest
 import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
@@ -195,8 +194,6 @@ MAJOR = int(transformers.__version__.partition(".")[0])
 if MAJOR >= 5:
     # The older files are made of `added_tokens_decoder`, which 5 does not write.
     del VARIANTS["legacy"]
-
-of_4 = pytest.mark.skipif(MAJOR >= 5, reason="transformers 5 has no such methods, or reads folders of 4 by rules of 5")
 
 
 def attribute(theirs, name: str):

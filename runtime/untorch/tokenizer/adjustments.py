@@ -53,18 +53,20 @@ def adjust(
     if family.bos_eos:
         _rebuild_bos_eos(tokenizer, settings, special_tokens)
     if family.language is not None:
-        set_language(tokenizer, family, settings["src_lang"], special_tokens["eos_token"])
+        set_language(tokenizer, family, settings, special_tokens["eos_token"])
 
 
-def set_language(tokenizer: RustTokenizer, family: Family, language: str, eos: str) -> None:
-    """Rebuild the post-processor of a translation tokenizer for texts in `language`.
+def set_language(tokenizer: RustTokenizer, family: Family, settings: Mapping[str, Any], eos: str) -> None:
+    """Rebuild the post-processor of a translation tokenizer for texts in the language `src_lang`.
 
     Raises FormatError when the vocabulary has no such token.
     """
+    language = settings["src_lang"] or family.defaults["src_lang"]
     ids = {token: tokenizer.token_to_id(token) for token in (language, eos)}
     if missing := [token for token, index in ids.items() if index is None]:
         raise FormatError(f"the tokenizer's language or end token {missing[0]!r} is not in its vocabulary")
-    template = [language, "$A", eos] if family.language == "prefix" else ["$A", eos, language]
+    prefix = family.language == "prefix" and not settings.get("legacy_behaviour")
+    template = [language, "$A", eos] if prefix else ["$A", eos, language]
     where = template.index("$A") + 1
     tokenizer.post_processor = processors.TemplateProcessing(
         single=template, pair=[*template[:where], "$B", *template[where:]], special_tokens=list(ids.items())

@@ -218,8 +218,31 @@ FAMILIES: dict[str, Family] = {
     "XLNet": _XLNET,
 }
 
-# Classes that give no token types in transformers 5, though they do in 4.
-UNTYPED_IN_5 = frozenset(("Albert", "Funnel", "Herbert", "RemBert", "Splinter", "XLNet"))
+# The classes whose inputs transformers 5 names otherwise than 4 does.
+_INPUTS_IN_5: Mapping[str, tuple[str, ...]] = {
+    "DebertaV2": ("input_ids", "attention_mask", "token_type_ids"),
+    **dict.fromkeys(
+        ("Albert", "Funnel", "Herbert", "RemBert", "Splinter", "XLNet"),
+        ("input_ids", "attention_mask"),
+    ),
+}
+
+
+def family_of(name: str, by_5: bool) -> Family:
+    """What a class implies for the files of a folder; `by_5` if transformers 5 wrote them.
+
+    5 writes every additional special token down. Its classes pad token types with 0, and take pre-split words whether
+    or not `add_prefix_space` is set.
+    """
+    if not by_5:
+        return FAMILIES.get(name, GENERIC)
+    family = FAMILIES.get(name, FAMILIES["TokenizersBackend"])
+    return family._replace(
+        additional_special_tokens=(),
+        model_input_names=_INPUTS_IN_5.get(name, family.model_input_names),
+        pad_token_type_id=0,
+        words_need_prefix_space=False,
+    )
 
 
 def implied_additional_tokens(name: str, given: list[Any] | None, settings: Mapping[str, Any]) -> list[Any] | None:

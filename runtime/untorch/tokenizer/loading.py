@@ -6,8 +6,8 @@ files disagree, the one transformers 4.57.6 would believe is believed.
 
 transformers 5 reads some folders of 4 otherwise than 4 does. A folder means what the version that wrote it
 means by it, and 5 writes `"backend": "tokenizers"` into `tokenizer_config.json`. There `tokenizer.json` is final:
-the class changes nothing in it unless an override asks for it, and spaces before punctuation are kept in the text
-of a BPE model, whatever `clean_up_tokenization_spaces` says.
+the class changes nothing in it but the source language, unless an override asks for it, and spaces before punctuation
+are kept in the text of a BPE model, whatever `clean_up_tokenization_spaces` says.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ from tokenizers import Tokenizer as RustTokenizer
 
 from untorch.bundle.folder import check_size, read_json
 from untorch.errors import BundleError, FormatError, InputError, UntorchError
-from untorch.tokenizer.adjustments import ADJUSTING, adjust
-from untorch.tokenizer.families import FAMILIES, GENERIC, UNTYPED_IN_5, Family, implied_additional_tokens
+from untorch.tokenizer.adjustments import ADJUSTING, adjust, set_language
+from untorch.tokenizer.families import Family, family_of, implied_additional_tokens
 from untorch.tokenizer.model_types import TOKENIZER_OF
 from untorch.tokenizer.strategies import VERY_LARGE_INTEGER
 
 TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 ADDITIONAL = "additional_special_tokens"
+# What transformers 5 has to be told to clean up the text of a BPE model.
+CLEAN_UP_BPE = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"
 
 
 class Settings(NamedTuple):
@@ -89,16 +91,19 @@ def _load(folder: Path, overrides: Mapping[str, Any], name_or_path: str | None) 
     class_name = _class_name(folder, config)
     name = class_name.removesuffix("Fast").removesuffix("Tokenizer")
     by_5 = config.get("backend") == "tokenizers"
-    family = FAMILIES.get(name, FAMILIES["TokenizersBackend"] if by_5 else GENERIC)
-    names = ["input_ids", "attention_mask"] if by_5 and name in UNTYPED_IN_5 else list(family.model_input_names)
+    family = family_of(name, by_5)
 
     settings: dict[str, Any] = {**family.defaults, **config, **overrides}
     declared = _read_special_tokens(folder, settings, overrides, tokenizer)
     _take_baked_in(settings, family, tokenizer)
-    special = _special_tokens(name, family, settings)
+    special = _special_tokens(name, family, settings, by_5)
     _add_tokens(tokenizer, declared, special)
+    named = {key: str(token) for key, token in special.items() if key in TOKEN_NAMES}
     if not by_5 or not ADJUSTING.isdisjoint(overrides):
-        adjust(tokenizer, family, settings, {key: str(token) for key, token in special.items() if key in TOKEN_NAMES})
+        adjust(tokenizer, family, settings, named)
+    elif family.language is not None:
+        # Saved as the tokenizer stood, which may be for texts in the target's language.
+        set_language(tokenizer, family, settings, named["eos_token"])
 
     limit = settings.get("model_max_length", settings.get("max_len"))
     return tokenizer, Settings(
@@ -109,12 +114,12 @@ def _load(folder: Path, overrides: Mapping[str, Any], name_or_path: str | None) 
         extra_special_tokens={
             key: str(token) for key, token in special.items() if key not in TOKEN_NAMES and key != ADDITIONAL
         },
-        model_input_names=list(settings.get("model_input_names", names)),
+        model_input_names=list(settings.get("model_input_names", family.model_input_names)),
         model_max_length=VERY_LARGE_INTEGER if limit is None else int(limit),
         padding_side=check_side("padding_side", settings.get("padding_side", family.padding_side)),
         truncation_side=check_side("truncation_side", settings.get("truncation_side", "right")),
         clean_up_tokenization_spaces=bool(settings.get("clean_up_tokenization_spaces", False)),
-        can_clean_up=not (by_5 and type(tokenizer.model).__name__ == "BPE"),
+        can_clean_up=not (by_5 and type(tokenizer.model).__name__ == "BPE") or bool(settings.get(CLEAN_UP_BPE)),
         split_special_tokens=bool(settings.get("split_special_tokens", False)),
         add_prefix_space=bool(settings.get("add_prefix_space", False)),
         chat_template=_chat_template(folder, settings),
@@ -211,7 +216,7 @@ def _take_baked_in(settings: dict[str, Any], family: Family, tokenizer: RustToke
             settings.setdefault("pad_token", padding["pad_token"])
 
 
-def _special_tokens(name: str, family: Family, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _special_tokens(name: str, family: Family, settings: Mapping[str, Any], by_5: bool) -> dict[str, Any]:
     """The special tokens by name, in transformers' order: the seven, the additional ones, the model's own."""
     special: dict[str, Any] = {}
     for key in TOKEN_NAMES:
@@ -219,16 +224,20 @@ def _special_tokens(name: str, family: Family, settings: Mapping[str, Any]) -> d
         if value is not None:
             special[key] = family.token(key, value)
 
-    extra = settings.get("extra_special_tokens") or {}
+    own = settings.get("extra_special_tokens") or {}
     additional = settings.get(ADDITIONAL, list(family.additional_special_tokens) or None)
-    if isinstance(extra, list):
+    if isinstance(own, list):
         # transformers 5 saves under this name what 4 calls additional.
-        additional = [*(additional or []), *extra]
-        extra = {}
-    additional = implied_additional_tokens(name, additional, settings)
+        additional, own = additional or own, {}
+    if by_5:
+        # It names the model's own beside the seven, and has written down what a class numbers itself.
+        named = (key for key, value in settings.items() if key.endswith("_token") and isinstance(value, str))
+        own = own | {key: settings[key] for key in named if key not in TOKEN_NAMES}
+    else:
+        additional = implied_additional_tokens(name, additional, settings)
     if additional:
         special[ADDITIONAL] = list(additional)
-    return special | extra
+    return special | own
 
 
 def _add_tokens(tokenizer: RustTokenizer, declared: Mapping[int, AddedToken], special: Mapping[str, Any]) -> None:

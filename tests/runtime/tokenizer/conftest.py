@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.tokenizers import TINY, edit_json, save_variant
+from helpers.tokenizers import MAJOR, TINY, edit_json, save_variant
 from untorch.tokenizer import AutoTokenizer
 
 REAL = ("distilbert-sst2", "bert-base-cased", "roberta-base", "gpt2", "albert")
@@ -26,6 +26,20 @@ def read_both(folder: Path, **overrides):
         transformers.AutoTokenizer.from_pretrained(folder, **overrides),
         AutoTokenizer.from_pretrained(folder, **overrides),
     )
+
+
+def read_folder_of_4(folder: Path):
+    """transformers' tokenizer of a folder as 4 writes them, and untorch's of what an export makes of it.
+
+    Under transformers 4 the folder itself is read. 5 reads it by rules of its own, so there it is what 5 saves.
+    """
+    import transformers
+
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    if MAJOR >= 5:
+        folder = folder.with_name("saved by 5")
+        theirs.save_pretrained(folder)
+    return theirs, AutoTokenizer.from_pretrained(folder)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken
 
 from helpers.fuzzing import cases
-from helpers.tokenizers import HOSTILE, MAJOR, TINY, attribute, of_4
+from helpers.tokenizers import HOSTILE, MAJOR, TINY, attribute
 from untorch import AutoTokenizer, InputError
 
 TEXT = "The quick brown fox <brand> and <user> jumps, two new words."
@@ -179,7 +179,7 @@ def families(real_folder):
 ids = st.lists(st.integers(5, 200), max_size=9)
 
 
-@of_4
+@pytest.mark.skipif(MAJOR >= 5, reason="transformers 5 has no prepare_for_model, and no call that takes ids")
 @cases(400)
 @given(
     name=st.sampled_from(["distilbert-sst2", "bert-base-cased", "roberta-base", "albert"]),
@@ -228,10 +228,36 @@ def test_what_cannot_be_cut_enough_is_an_error(families):
         ours.prepare_for_model([7, 8, 9], [7, 8, 9, 10], truncation="only_first", max_length=5)
 
 
-@of_4
+sentences = st.lists(st.sampled_from(["The", "quick", "fox", "naïve", "北京", "jumps,", "over!"]), max_size=6).map(
+    " ".join
+)
+
+
+@cases(100)
+@given(
+    name=st.sampled_from(["distilbert-sst2", "bert-base-cased", "roberta-base", "albert"]),
+    first=sentences,
+    second=sentences.filter(bool),
+    limit=st.integers(6, 20),
+)
+def test_types_and_special_tokens_of_ids_are_those_of_a_call(families, name, first, second, limit):
+    theirs, ours = families[name]
+    kinds = {"return_token_type_ids": True, "return_attention_mask": True, "return_special_tokens_mask": True}
+    for texts in ((first,), (first, second)):
+        sequences = [theirs(text, add_special_tokens=False)["input_ids"] for text in texts]
+        called = theirs(*texts, **kinds)
+        assert ours.build_inputs_with_special_tokens(*sequences) == called["input_ids"]
+        assert ours.create_token_type_ids_from_sequences(*sequences) == called["token_type_ids"]
+        assert ours.get_special_tokens_mask(*sequences) == called["special_tokens_mask"]
+        assert dict(ours.prepare_for_model(*sequences, **kinds)) == dict(called)
+    keywords = {"truncation": True, "max_length": limit, "padding": "max_length"}
+    assert dict(ours.prepare_for_model(sequences[0], **keywords)) == dict(theirs(first, **keywords))
+
+
+@pytest.mark.skipif(MAJOR >= 5, reason="transformers 5 has neither build_inputs_with_special_tokens nor its like")
 @cases(100)
 @given(name=st.sampled_from(["distilbert-sst2", "bert-base-cased", "roberta-base", "albert"]), first=ids, second=ids)
-def test_types_and_special_tokens_of_ids_are_those_of_a_call(families, name, first, second):
+def test_types_and_special_tokens_of_ids_are_those_of_the_same_methods(families, name, first, second):
     theirs, ours = families[name]
     for pair in (None, second):
         assert ours.build_inputs_with_special_tokens(first, pair) == theirs.build_inputs_with_special_tokens(

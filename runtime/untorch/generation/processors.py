@@ -152,7 +152,7 @@ def no_bad_words(words: Sequence[Sequence[int]], eos: Sequence[int]) -> Processo
         for run in runs:
             if len(run) == 1:
                 scores[:, run[0]] = _NEVER
-            elif len(run) <= ids.shape[1]:
+            elif len(run) - 1 <= ids.shape[1]:
                 scores[(ids[:, 1 - len(run) :] == run[:-1]).all(-1), run[-1]] = _NEVER
         return scores
 

@@ -9,6 +9,7 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.tokenizers import MAJOR
 from untorch import GenerationConfig
 from untorch.generation import processors
 
@@ -66,6 +67,8 @@ def of_transformers(options: dict, prompt: int, length: int):
 def test_scores_are_those_of_transformers(options):
     generator = np.random.default_rng(0)
     for prompt, length in ((1, 1), (1, 2), (4, 4), (4, 6), (4, 9)):
+        if MAJOR < 5 and "bad_words_ids" in options and length < 3:
+            continue  # transformers 4 lets a run through that would begin with the sequence's first token
         theirs = of_transformers(options, prompt, 10)
         given = GenerationConfig(**options, eos_token_id=[1, 2]).updated(max_length=10)
         config = given.for_prompt(prompt, max_length_given=True, position_limit=None)

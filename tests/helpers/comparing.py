@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import transformers
 
+from helpers.older_pipelines import Reading, Writing
+from helpers.tokenizers import MAJOR
 from untorch import pipeline
-
-# Tasks that transformers 5 has no pipelines for any more.
-DROPPED = ("question-answering", "summarization", "translation", "text2text-generation")
 
 TEXTS = [
     "I've been waiting for a HuggingFace course my whole life.",
@@ -45,10 +44,23 @@ def same(ours, theirs, tolerance=1e-4):
 
 
 def transformers_pipeline(task: str, source, **options):
-    """transformers' own pipeline, on the CPU. Skips the test where the installed version no longer has one."""
-    if int(transformers.__version__.partition(".")[0]) >= 5 and task.startswith(DROPPED):
-        pytest.skip(f"transformers 5 has no pipeline for {task}; `make test` compares with that of 4.57")
+    """transformers' own pipeline, on the CPU; of what it has for those tasks that 5 has dropped the pipelines of."""
+    if MAJOR >= 5 and task == "question-answering":
+        return Reading(source)
+    if MAJOR >= 5 and task.startswith(("summarization", "translation", "text2text-generation")):
+        return Writing(task, source)
     return transformers.pipeline(task, source, device="cpu", **options)
+
+
+def generation_settings(theirs) -> dict:
+    """The settings that a pipeline of transformers generates with, unless a call names others."""
+    if MAJOR < 5:
+        return theirs.generation_config.to_dict()
+    # The pipeline's own come with every call there, and those of sampling with one that samples; None is off.
+    settings = theirs.model._prepare_generation_config(None, **theirs._prepare_generate_kwargs({}))[0].to_dict()
+    sampled = theirs._prepare_generate_kwargs({"do_sample": True})
+    off = {"renormalize_logits": bool(settings["renormalize_logits"])}
+    return settings | off | {"temperature": sampled.get("temperature", settings["temperature"])}
 
 
 @cache

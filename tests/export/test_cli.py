@@ -10,12 +10,14 @@ import sys
 
 import pytest
 
+from helpers import architectures
 from helpers.families import family
 from untorch.bundle.folder import Bundle
 from untorch.errors import UntorchError
 from untorch_export import cli, package_cli
 from untorch_export import export as road
 from untorch_export.parity import gates
+from untorch_export.trace import transformers_5
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +74,12 @@ def test_a_missed_gate_is_exit_code_1(checkpoint, tmp_path, capsys, monkeypatch)
 
 
 def test_a_short_count_is_said_on_stderr(tmp_path, capsys):
-    folder = family(tmp_path / "relative", "Bert", position_embedding_type="relative_key")
-    call(cli, folder, "-o", tmp_path / "bundle")
+    [windows] = [one for one in architectures.ARCHITECTURES if one.prefix == "Longformer"]
+    call(cli, architectures.checkpoint(tmp_path / "windows", windows, "text-classification"), "-o", tmp_path / "bundle")
     out, err = capsys.readouterr()
-    assert "only 0 of 2 attention layers fused" in err
-    assert "0 of 2" in out
+    short = f"{windows.fused} of {windows.layers}"
+    assert f"only {short} attention layers fused" in err
+    assert short in out
 
 
 @pytest.mark.parametrize(
@@ -94,7 +97,7 @@ def test_wrong_calls_write_nothing(checkpoint, tmp_path, arguments, message):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("missing", ["torch", "optimum", "rich"])
+@pytest.mark.parametrize("missing", ["torch", "onnxscript" if transformers_5() else "optimum", "rich"])
 def test_without_the_export_packages_the_error_says_what_to_install(checkpoint, tmp_path, missing):
     code = (
         "import sys; sys.modules[sys.argv[1]] = None\n"

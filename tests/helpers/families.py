@@ -55,11 +55,11 @@ def byte_pairs(folder: Path) -> transformers.PreTrainedTokenizerFast:
     return transformers.RobertaTokenizerFast.from_pretrained(folder, model_max_length=160)
 
 
-def family(folder: Path, name: str, head: str = "ForSequenceClassification", **settings) -> Path:
+def family(folder: Path, name: str, head: str = "ForSequenceClassification", *, seed: int = 0, **settings) -> Path:
     """A random checkpoint of a family, of two layers, with its tokenizer, saved into `folder`."""
     tokenizer = byte_pairs(folder) if name == "Roberta" else word_pieces(folder)
     values = {"max_position_embeddings": 160, "initializer_range": 0.3, **FAMILIES.get(name, _SIZES), **settings}
     config = getattr(transformers, f"{name}Config")(vocab_size=len(tokenizer), **values)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     getattr(transformers, f"{name}{head}")(config).eval().save_pretrained(folder)
     return folder

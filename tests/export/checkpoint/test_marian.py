@@ -12,7 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sentencepiece import sentencepiece_model_pb2
 
-from helpers.comparing import TEXTS, same, transformers_pipeline
+from helpers import dropped
+from helpers.comparing import TEXTS, same
 from helpers.generators import _BART
 from helpers.sentencepieces import CODES, marian
 from untorch import AutoTokenizer, pipeline
@@ -103,7 +104,7 @@ def test_a_checkpoint_translates_as_with_transformers(tmp_path):
     export(source, tmp_path / "bundle", task="translation", precisions=["fp32"])
     assert AutoTokenizer.from_pretrained(tmp_path / "bundle")("hello").input_ids == tokenizer("hello").input_ids
     ours = pipeline("translation", tmp_path / "bundle")
-    theirs = transformers_pipeline("translation_en_to_de", str(source))
+    theirs = dropped.writer("translation", source)
     texts = [">>deu<< hello world", "this movie is great!", "a", "漢字 и ё", "I love it. " * 5, ""]
     for options in ({"num_beams": 1}, {"num_beams": 3}):
         same(ours(texts, max_new_tokens=8, **options), theirs(texts, max_new_tokens=8, **options))

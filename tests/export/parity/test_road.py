@@ -13,8 +13,9 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers import dropped
 from helpers.checkpoints import small_bert
-from helpers.comparing import same, transformers_pipeline
+from helpers.comparing import same
 from helpers.generators import generator
 from untorch import pipeline
 from untorch.bundle.folder import Bundle
@@ -79,7 +80,7 @@ def test_a_bundle_that_cannot_be_opened_is_not_written(tmp_path):
         return
     texts = ["hello people", "this movie is great"]
     ours = pipeline(None, tmp_path / "bundle")(texts, max_new_tokens=6, do_sample=False)
-    theirs = transformers_pipeline("text2text-generation", str(source))
+    theirs = dropped.writer("text2text-generation", source)
     same(ours, theirs(texts, max_new_tokens=6, do_sample=False))
 
 

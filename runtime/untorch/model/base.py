@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from untorch.batching import MAX_TOKENS
-from untorch.bundle.arguments import refuse_others, take_source
+from untorch.bundle import arguments as loading
 from untorch.bundle.config import ModelConfig
 from untorch.bundle.folder import Bundle
 from untorch.errors import FormatError, InputError, SequenceTooLongError, TaskError
@@ -98,10 +98,11 @@ class AutoModel:
         """
         from untorch.bundle.hub import open_bundle
 
-        source = take_source(others)
+        source = loading.take_source(others)
         named = {role: _FILE_NAMES[role] for role in cls.roles or ("model",)}
         graphs = {role: name for role, argument in named.items() if (name := others.pop(argument, None)) is not None}
-        refuse_others(others, (*_OWN, *named.values()), f"{cls.__name__}.from_pretrained")
+        own = (*_OWN, *named.values())
+        loading.refuse_others(others, loading.MODEL, own, f"{cls.__name__}.from_pretrained")
         request = LoadRequest(device, precision, threads)
         bundle = open_bundle(pretrained_model_name_or_path, select=request.files, graphs=graphs, **source)
         return cls.load(bundle, request)

@@ -10,15 +10,16 @@ from untorch.model.heads import AutoModelForSequenceClassification
 from untorch.numerics import Array, softmax
 from untorch.pipelines import inputs as given_inputs
 from untorch.pipelines.base import Pipeline
-from untorch.pipelines.parameters import Parameters, argument, flag, string
-from untorch.pipelines.tokenizing import TokenizerParameters, truncates
+from untorch.pipelines.parameters import Parameters, argument
+from untorch.pipelines.tokenizing import TokenizerParameters, truncates, truncation
+from untorch.values import flag, string
 
 
-def _labels(labels: str | Iterable[str]) -> list[str]:
+def _labels(labels: Any) -> list[str]:
     """Labels: a list, or one string with commas."""
     if isinstance(labels, str):
         return [label.strip() for label in labels.split(",") if label.strip()]
-    found = list(labels) if isinstance(labels, Iterable) else [None]
+    found: list[Any] = list(labels) if isinstance(labels, Iterable) else [None]
     if not all(isinstance(label, str) for label in found):
         raise ValueError("a list of texts, or one text with commas")
     return found
@@ -31,7 +32,7 @@ class ZeroShotClassificationParameters(Parameters):
     hypothesis_template: str = argument("This example is {}.", string)
     multi_label: bool = argument(False, flag)
     multi_class: bool | None = argument(None, flag)
-    truncation: bool | str | None = argument()
+    truncation: bool | str | None = argument(None, truncation)
 
 
 class ZeroShotClassificationPipeline(Pipeline[ZeroShotClassificationParameters]):

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from tokenizers import AddedToken
 
 from untorch.errors import InputError
-from untorch.tokenizer.loading import ADDITIONAL, TOKEN_NAMES
+from untorch.tokenizer.overrides import ADDITIONAL, TOKEN_NAMES
 
 _FLAGS = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
 # What a special token is that is given as a plain string: matched in the raw text, spaces around it kept.

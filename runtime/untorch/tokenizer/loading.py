@@ -24,10 +24,8 @@ from untorch.errors import BundleError, FormatError, InputError, UntorchError
 from untorch.tokenizer.adjustments import ADJUSTING, adjust
 from untorch.tokenizer.families import FAMILIES, GENERIC, UNTYPED_IN_5, Family, implied_additional_tokens
 from untorch.tokenizer.model_types import TOKENIZER_OF
+from untorch.tokenizer.overrides import ADDITIONAL, TOKEN_NAMES, checked
 from untorch.tokenizer.strategies import VERY_LARGE_INTEGER
-
-TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-ADDITIONAL = "additional_special_tokens"
 
 
 class Settings(NamedTuple):
@@ -92,6 +90,7 @@ def _load(folder: Path, overrides: Mapping[str, Any], name_or_path: str | None) 
     family = FAMILIES.get(name, FAMILIES["TokenizersBackend"] if by_5 else GENERIC)
     names = ["input_ids", "attention_mask"] if by_5 and name in UNTYPED_IN_5 else list(family.model_input_names)
 
+    overrides = checked(overrides, family, config, class_name or "this tokenizer")
     settings: dict[str, Any] = {**family.defaults, **config, **overrides}
     declared = _read_special_tokens(folder, settings, overrides, tokenizer)
     _take_baked_in(settings, family, tokenizer)

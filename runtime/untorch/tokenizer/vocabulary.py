@@ -12,7 +12,8 @@ from tokenizers import Tokenizer as RustTokenizer
 from untorch.errors import InputError
 from untorch.tokenizer.backend import Backend, surrogate_problem
 from untorch.tokenizer.decoding import DecodeStream, clean_up_tokenization
-from untorch.tokenizer.loading import ADDITIONAL, TOKEN_NAMES, Settings
+from untorch.tokenizer.loading import Settings
+from untorch.tokenizer.overrides import ADDITIONAL, TOKEN_NAMES
 
 Ids = int | Sequence[int] | np.ndarray[Any, np.dtype[Any]]
 
@@ -244,13 +245,21 @@ class Vocabulary:
         """The text of each sequence; see `decode`."""
         return [self.decode(ids, skip_special_tokens, clean_up_tokenization_spaces) for ids in sequences]
 
-    def decode_stream(self, skip_special_tokens: bool = True) -> DecodeStream:
-        """Decode id by id: `stream.step(id)` gives the text that became certain, `stream.flush()` the rest."""
+    def decode_stream(
+        self, skip_special_tokens: bool = True, clean_up_tokenization_spaces: bool | None = False
+    ) -> DecodeStream:
+        """Decode id by id: `stream.step(id)` gives the text that became certain, `stream.flush()` the rest.
+
+        The arguments are those of `decode`.
+        """
+        clean = clean_up_tokenization_spaces
+        clean = self.clean_up_tokenization_spaces if clean is None else clean
         special = {index for index, token in self.added_tokens_decoder.items() if token.special}
         return DecodeStream(
             lambda ids: self.decode(ids, clean_up_tokenization_spaces=False),
             self.convert_ids_to_tokens,
             special if skip_special_tokens else frozenset(),
+            bool(clean and self._can_clean_up),
         )
 
 

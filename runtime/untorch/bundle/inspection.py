@@ -17,6 +17,9 @@ from untorch.errors import FormatError, IntegrityError
 # The operators of the ONNX standard and of ONNX Runtime itself; anything else is code that is not here.
 _DOMAINS = {"", "ai.onnx", "com.microsoft"}
 
+# Operators that quantise with the range of all that they are given, so that each row's answer depends on the others.
+_WHOLE_RANGES = {"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"}
+
 # Bytes an element takes, by TensorProto.DataType; strings (8) have no fixed size.
 _ELEMENT_BYTES = {
     1: 4.0, 2: 1.0, 3: 1.0, 4: 2.0, 5: 2.0, 6: 4.0, 7: 8.0, 9: 1.0, 10: 2.0, 11: 8.0, 12: 4.0, 13: 8.0, 14: 8.0,
@@ -43,6 +46,7 @@ class Declared:
     inputs: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
     domains: set[str] = field(default_factory=set)
+    operators: set[str] = field(default_factory=set)
     functions: int = 0
     external: list[ExternalData] = field(default_factory=list)
 
@@ -66,6 +70,14 @@ def inspect(path: Path) -> Declared:
     if not found:
         raise FormatError(f"{path} is not an ONNX model: it holds no graph")
     return declared
+
+
+def ranges_of_the_batch(path: Path) -> bool:
+    """Whether a graph quantises its activations with ranges of the whole batch, as plain dynamic quantisation does.
+
+    Raises as `inspect` does.
+    """
+    return not _WHOLE_RANGES.isdisjoint(inspect(path).operators)
 
 
 def check(
@@ -142,6 +154,8 @@ def _node(data: memoryview, declared: Declared, depth: int) -> None:
     for number, value in _fields(data):
         if number == 7 and isinstance(value, memoryview):
             domain = str(value, "utf-8")
+        elif number == 4 and isinstance(value, memoryview):
+            declared.operators.add(str(value, "utf-8"))
         elif number == 5 and isinstance(value, memoryview):
             for inner, content in _fields(value):
                 if inner in (6, 11) and isinstance(content, memoryview):

@@ -100,6 +100,11 @@ class Variant:
         return read_name(self.precision).base
 
     @property
+    def batch_ranges(self) -> bool:
+        """Whether an answer depends on the rows beside it, because ranges of activations are those of the batch."""
+        return read_name(self.precision).batch_ranges
+
+    @property
     def files(self) -> tuple[str, ...]:
         """Every file of every graph, each once."""
         return tuple(dict.fromkeys(name for graph in self.graphs.values() for name in graph.files))

@@ -1,7 +1,8 @@
 """What the name of a variant says: its operators, the device it is made for, and the variant it stands beside.
 
 The manifest names variants `fp32`, `fp16`, `int8`, and with a suffix for operators that not every device has:
-`int8_kernels`, `fp16_packed`. Nothing else in the code looks at a suffix.
+`int8_kernels`, `fp16_packed`. `int8_dynamic` is what other tools' dynamic quantisation gives, which a folder without a
+manifest may hold under any name. Nothing else in the code looks at a suffix.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import NamedTuple
 FP32 = "fp32"
 INT8_KERNELS = "int8_kernels"
 FP16_PACKED = "fp16_packed"
+INT8_DYNAMIC = "int8_dynamic"
 
 
 class Operators(Enum):
@@ -37,11 +39,14 @@ class Name(NamedTuple):
 
     `device` is the only kind of device that can run it, None where the name excludes none. `base` is the variant that
     it stands beside, which has the same weights and runs where this one does not; its own name where there is none.
+    `batch_ranges` says that activations are quantised with ranges of the whole batch: an answer then depends on the
+    rows beside it.
     """
 
     operators: Operators
     device: str | None
     base: str
+    batch_ranges: bool = False
 
 
 @functools.cache
@@ -50,4 +55,6 @@ def read_name(precision: str) -> Name:
     for suffix, (operators, device) in _SUFFIXES.items():
         if precision.endswith(suffix):
             return Name(operators, device, precision.removesuffix(suffix))
-    return Name(Operators.STANDARD if precision == FP32 else Operators.FUSED, None, precision)
+    return Name(
+        Operators.STANDARD if precision == FP32 else Operators.FUSED, None, precision, precision == INT8_DYNAMIC
+    )

@@ -126,7 +126,7 @@ class GeneratingPipeline(Pipeline[G]):
         # One generator for all batches, so that equal prompts do not get equal draws.
         settings["seed"] = generator(settings.get("seed"))
         pad = self.generation_config.pad_token_id or 0
-        for batch in windows(rows, batch_size or 1):
+        for batch in windows(rows, self._rows_together(batch_size) or 1):
             width = max(map(len, batch))
             if width == 0:  # an empty prompt begins with bos_token_id
                 ids = mask = None

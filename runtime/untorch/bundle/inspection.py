@@ -10,6 +10,7 @@ import math
 import mmap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from untorch.errors import FormatError, IntegrityError
@@ -52,7 +53,16 @@ class Declared:
 
 
 def inspect(path: Path) -> Declared:
-    """Read a graph file's declarations. Raises FormatError if it is not an ONNX model or declares what cannot be."""
+    """Read a graph file's declarations. Raises FormatError if it is not an ONNX model or declares what cannot be.
+
+    They are read once for a file that stays as it is; do not change them.
+    """
+    status = path.stat()
+    return _inspect(path, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
+
+
+@lru_cache(maxsize=16)
+def _inspect(path: Path, identity: tuple[int, ...]) -> Declared:  # noqa: ARG001  # the cache asks for it
     declared = Declared()
     found = False
     try:

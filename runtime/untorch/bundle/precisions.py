@@ -39,14 +39,11 @@ class Name(NamedTuple):
 
     `device` is the only kind of device that can run it, None where the name excludes none. `base` is the variant that
     it stands beside, which has the same weights and runs where this one does not; its own name where there is none.
-    `batch_ranges` says that activations are quantised with ranges of the whole batch: an answer then depends on the
-    rows beside it.
     """
 
     operators: Operators
     device: str | None
     base: str
-    batch_ranges: bool = False
 
 
 @functools.cache
@@ -55,6 +52,9 @@ def read_name(precision: str) -> Name:
     for suffix, (operators, device) in _SUFFIXES.items():
         if precision.endswith(suffix):
             return Name(operators, device, precision.removesuffix(suffix))
-    return Name(
-        Operators.STANDARD if precision == FP32 else Operators.FUSED, None, precision, precision == INT8_DYNAMIC
-    )
+    return Name(Operators.STANDARD if precision == FP32 else Operators.FUSED, None, precision)
+
+
+def has_batch_ranges(precision: str) -> bool:
+    """Whether activations are quantised with ranges of the whole batch: an answer then depends on the rows beside it."""
+    return precision == INT8_DYNAMIC

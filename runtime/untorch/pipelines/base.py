@@ -136,11 +136,20 @@ class Pipeline(Rows, ABC, Generic[P]):
         workers = self._num_workers if num_workers is None else read(size, "num_workers", num_workers)
         return self._stream(given, batch_size, parameters, read_ahead=workers != 0)
 
-    def each(self, items: Sequence[Any], *, batch_size: int | None = None, **arguments: Any) -> list[Any]:
-        """The answers to some inputs, one for each and in order, whatever form the task gives to a list's answers."""
+    def each(
+        self, items: Sequence[Any], *, batch_size: int | None = None, alone: bool = False, **arguments: Any
+    ) -> list[Any]:
+        """The answers to some inputs, one for each and in order, whatever form the task gives to a list's answers.
+
+        With `alone`, each in the form that it would have if its input had been the only one.
+        """
         parameters = self._read(self._merged(arguments)) if arguments else self._default_parameters
         batch_size = self._batch_size if batch_size is None else read(count, "batch_size", batch_size)
-        return self._each([self._item(item) for item in items], batch_size, parameters)
+        items = [self._item(item) for item in items]
+        answers = self._each(items, batch_size, parameters)
+        if not alone:
+            return answers
+        return [self._alone(item, answer, arguments) for item, answer in zip(items, answers, strict=True)]
 
     def predict(self, X: Any) -> Any:  # noqa: N803  # scikit-learn's name
         """The same as a call: scikit-learn's name for it, as transformers has it."""

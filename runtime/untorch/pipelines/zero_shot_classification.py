@@ -19,7 +19,7 @@ def _labels(labels: Any) -> list[str]:
     """Labels: a list, or one string with commas."""
     if isinstance(labels, str):
         return [label.strip() for label in labels.split(",") if label.strip()]
-    found: list[Any] = list(labels) if isinstance(labels, Iterable) else [None]
+    found: list[Any] = [None] if isinstance(labels, Mapping) or not isinstance(labels, Iterable) else list(labels)
     if not all(isinstance(label, str) for label in found):
         raise ValueError("a list of texts, or one text with commas")
     return found

@@ -45,10 +45,10 @@ INPUTS = {
 ARGUMENTS = {
     "zero-shot-classification": {"candidate_labels": ["good", "bad"]},
     "text-ranking": {"label": "entailment"},
-    **dict.fromkeys(
-        ("text-generation", "text2text-generation", "summarization", "translation"),
-        {"max_new_tokens": 4, "do_sample": False, "num_beams": 1},
-    ),
+    **{
+        task: {"max_new_tokens": 4, "do_sample": False, "num_beams": 1}
+        for task in ("text-generation", "text2text-generation", "summarization", "translation")
+    },
 }
 
 

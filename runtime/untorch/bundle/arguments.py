@@ -140,6 +140,7 @@ TOKENIZER: Mapping[str, Rule] = {
     "merges": _refused(_FILES),
     "merges_file": _refused(_FILES),
     "mistral_format": _refused(_FILES),
+    "name_or_path": _refused("it is where the tokenizer was read from"),
     "padding": _refused("it is an argument of the tokenizer's call; padding_side is the tokenizer's own"),
     "processor_class": _no_effect("untorch runs text tasks"),
     "response_schema": _refused("read the answer yourself"),

@@ -56,5 +56,5 @@ def read_name(precision: str) -> Name:
 
 
 def has_batch_ranges(precision: str) -> bool:
-    """Whether activations are quantised with ranges of the whole batch: an answer then depends on the rows beside it."""
+    """Whether activations are quantised with ranges of the whole batch: answers then depend on the rows beside them."""
     return precision == INT8_DYNAMIC

@@ -45,14 +45,13 @@ SETTINGS: Mapping[str, Read] = {
     "max_len": _length,
     "model_input_names": texts,
     "model_max_length": _length,
-    "name_or_path": string,
     "padding_side": one_of("left", "right"),
     "split_special_tokens": flag,
     "truncation_side": one_of("left", "right"),
 }
 
 # What only some tokenizers follow.
-_FOR_SOME: Mapping[str, Read] = {
+FOR_SOME: Mapping[str, Read] = {
     "add_bos_token": flag,
     "add_eos_token": flag,
     "do_lower_case": flag,
@@ -95,8 +94,8 @@ def checked(overrides: Mapping[str, Any], family: Family, config: Container[str]
         if (rule := TOKENIZER.get(key)) is not None:
             rule.check(key, value, name)
             continue
-        reader = SETTINGS.get(key) or _FOR_SOME.get(key)
-        if key in _FOR_SOME and key not in own and key not in config and not _implied(key, name):
+        reader = SETTINGS.get(key) or FOR_SOME.get(key)
+        if key in FOR_SOME and key not in own and key not in config and not _implied(key, name):
             if value in (None, False):
                 continue
             raise InputError(f"{name} takes no {key}={value!r}: a tokenizer of this class does not follow it")

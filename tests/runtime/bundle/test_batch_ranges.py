@@ -1,4 +1,4 @@
-"""Folders of others whose graphs quantise with activation ranges of the whole batch, as onnxruntime's tools make them."""
+"""Folders of others whose graphs quantise with activation ranges of the whole batch, made by onnxruntime's tools."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A value of the wrong type is refused with the argument's name, the value, and what is wanted: every one of every task."""
+"""A value of the wrong type is refused with the argument's name, the value and what is wanted, for every argument."""
 
 from __future__ import annotations
 

@@ -120,8 +120,8 @@ def _graphs(task):
 
 
 @cache
-def small_pipeline(task):
-    """The pipeline of a task, kept for the process."""
+def small_pipeline(task, unlimited=False):
+    """The pipeline of a task, kept for the process; if `unlimited`, neither config nor tokenizer states a length."""
     folder = Path(mkdtemp(prefix="untorch-tasks-")) / task
     folder.mkdir()
     for name, graph in _graphs(task).items():
@@ -132,6 +132,9 @@ def small_pipeline(task):
     (folder / "config.json").write_text(json.dumps(config))
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(BUNDLE_V1 / name, folder)
+    if unlimited:
+        settings = json.loads((folder / "tokenizer_config.json").read_text())
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": int(1e30)}))
     return pipeline(task, folder, device="cpu", threads=1)
 
 

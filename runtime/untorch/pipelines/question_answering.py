@@ -81,7 +81,7 @@ class QuestionAnsweringPipeline(Pipeline[QuestionAnsweringParameters]):
         return answers[0] if len(answers) == 1 else answers
 
     def _settled(self, parameters: QuestionAnsweringParameters) -> QuestionAnsweringParameters:
-        if truncates(parameters.truncation):
+        if truncates(parameters.truncation, parameters.max_seq_len or _WINDOW):
             raise InputError("question-answering reads a long context in windows; there is nothing to truncate")
         settled(
             TokenizerParameters(padding=parameters.padding), None

@@ -89,7 +89,7 @@ class TokenClassificationPipeline(Pipeline[TokenClassificationParameters]):
             raise InputError(f"stride is {stride}; windows of {self.max_length} tokens cannot share so many")
         if stride is not None and parameters.aggregation_strategy is not None and strategy == "none":
             raise InputError("stride needs an aggregation_strategy: tokens that windows share would come out twice")
-        return parameters.changed(strategy=strategy, truncation=truncates(parameters.truncation))
+        return parameters.changed(strategy=strategy, truncation=truncates(parameters.truncation, self.max_length))
 
     def _answers(
         self, items: list[Any], batch_size: int | None, parameters: TokenClassificationParameters

@@ -59,6 +59,9 @@ def settled(parameters: T, longest: int | None) -> T:
     return parameters.changed(cut=strategy.truncation)
 
 
-def truncates(truncation: Any) -> bool:
-    """Whether a `truncation` argument, in any of the tokenizer's spellings, asks to cut. Raises InputError."""
-    return settled(TokenizerParameters(truncation=truncation), 1).cut != "do_not_truncate"
+def truncates(truncation: Any, longest: int | None) -> bool:
+    """Whether `truncation`, in any of the tokenizer's spellings, asks to cut and there is a length to cut at.
+
+    Where there is none, a warning says so, as in transformers. Raises InputError.
+    """
+    return settled(TokenizerParameters(truncation=truncation), longest).cut != "do_not_truncate"

@@ -74,7 +74,7 @@ class ZeroShotClassificationPipeline(Pipeline[ZeroShotClassificationParameters])
             raise InputError(f"hypothesis_template {template!r} has no place for the label; put {{}} where it goes")
         return parameters.changed(
             multi_label=parameters.multi_label if parameters.multi_class is None else parameters.multi_class,
-            truncation=truncates(parameters.truncation),
+            truncation=truncates(parameters.truncation, self.max_length),
         )
 
     def _answers(
@@ -86,7 +86,7 @@ class ZeroShotClassificationPipeline(Pipeline[ZeroShotClassificationParameters])
         # One row for every label of every text.
         texts = [text for text, labels in asked for _ in labels]
         hypotheses = [parameters.hypothesis_template.format(label) for _, labels in asked for label in labels]
-        if parameters.truncation and self.max_length is not None:
+        if parameters.truncation:
             rows, _ = self._encode_spans(texts, hypotheses, truncation="only_first")
         else:
             rows = self._encode(texts, hypotheses, TokenizerParameters())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
@@ -20,6 +21,9 @@ Conversation = Sequence[Message]
 RULES: Mapping[str, Rule] = {
     "sanitize_control_tokens": Rule((False,), "take special tokens out of what users write before it becomes a chat"),
 }
+
+# What begins a block that a template marks as the assistant's.
+_GENERATION = re.compile(r"{%[-+]?\s*generation\b")
 
 # Stands at the end of the message to be continued, so that it is found again in the rendered chat.
 _MARK = "CONTINUE_FINAL_MESSAGE_TAG "
@@ -206,7 +210,7 @@ class ChatTemplates:
         single = isinstance(conversation[0], Mapping)
         chats: Any = [conversation] if single else conversation
         template = get_chat_template(self.chat_template, chat_template, tools)
-        if return_assistant_tokens_mask and "generation" not in template:
+        if return_assistant_tokens_mask and not _GENERATION.search(template):
             warnings.warn("the chat template marks nothing with {% generation %}: the mask is all 0", stacklevel=2)
         rendered = [
             render(

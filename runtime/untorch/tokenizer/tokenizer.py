@@ -81,7 +81,7 @@ class Tokenizer(ChatTemplates, Editing, Preparing, Vocabulary):
         return cls(*load(folder, overrides, name))
 
     @classmethod
-    def from_bundle(cls, bundle: Bundle, name_or_path: str | None = None, **overrides: Any) -> Self:
+    def from_bundle(cls, bundle: Bundle, name_or_path: str | None = None, /, **overrides: Any) -> Self:
         """Read an opened bundle's tokenizer; see `from_pretrained`."""
         with bundle.held():
             return cls(*load(bundle.path, overrides, name_or_path))

@@ -56,7 +56,7 @@ def values(answer):
     [
         {},
         {"return_tensors": "np", "padding": True},
-        {"truncation": True, "max_length": 24},
+        {"truncation": True, "max_length": 40},
         {"padding": "max_length", "max_length": 90},
         {"add_generation_prompt": True},
         {"tokenizer_kwargs": {"padding_side": "left"}, "padding": True},
@@ -65,6 +65,8 @@ def values(answer):
 )
 def test_the_mask_is_that_of_transformers(tokenizers, template, options):
     ours, theirs = tokenizers
+    if template == "with spaces around" and MAJOR < 5:
+        pytest.skip("transformers 4 leaves out all but the first byte of a span's last character")
     options = {**MASK, **options, "chat_template": TEMPLATES[template]}
     for chats in (CHATS[0], CHATS[0:1], CHATS[:1] * 2) if template == "with spaces around" else (CHATS[0], CHATS):
         expected = values(theirs.apply_chat_template(chats, **options))

@@ -192,4 +192,4 @@ def test_one_callers_bad_text_is_nobody_elses(classify, expected):
                 with pytest.raises(InputError):
                     answer.result(30)
             else:
-                assert answer.result(30)["score"] == pytest.approx(expected[text], abs=1e-5)
+                assert answer.result(30)[0]["score"] == pytest.approx(expected[text], abs=1e-5)

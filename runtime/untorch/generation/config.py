@@ -26,7 +26,7 @@ _SETTINGS: dict[str, tuple[Any, Read]] = {
     "num_beams": (1, count),
     "num_return_sequences": (1, count),
     "temperature": (1.0, real),
-    "top_k": (50, size),
+    "top_k": (50, whole()),
     "top_p": (1.0, real),
     "min_p": (None, real),
     "repetition_penalty": (1.0, real),

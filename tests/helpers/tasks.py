@@ -6,7 +6,7 @@ import json
 import shutil
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
@@ -18,6 +18,8 @@ from untorch.pipelines import TASKS
 
 _WORDS = 207  # those of the frozen bundle's tokenizer
 _SIZE = 6
+# Removed when the process ends.
+_FOLDER = TemporaryDirectory(prefix="untorch-tasks-")
 
 # An input of each task, and another, as a caller gives it alone.
 INPUTS = {
@@ -122,7 +124,7 @@ def _graphs(task):
 @cache
 def small_pipeline(task, unlimited=False):
     """The pipeline of a task, kept for the process; if `unlimited`, neither config nor tokenizer states a length."""
-    folder = Path(mkdtemp(prefix="untorch-tasks-")) / task
+    folder = Path(_FOLDER.name) / (f"{task}-unlimited" if unlimited else task)
     folder.mkdir()
     for name, graph in _graphs(task).items():
         onnx.save(graph, folder / f"{name}.onnx")

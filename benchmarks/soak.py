@@ -96,7 +96,7 @@ class Load:
         while not self.stop.wait(rng.expovariate(1 / PAUSE)):
             index = rng.randrange(TEXTS)
             try:
-                self._count("thread", index, self.batcher(self.texts[index], timeout=_patience(rng)))
+                self._count("thread", index, *self.batcher(self.texts[index], timeout=_patience(rng)))
             except TimeoutError:
                 self._gave_up()
 
@@ -107,8 +107,8 @@ class Load:
                 await asyncio.sleep(rng.expovariate(1 / PAUSE))
                 index = rng.randrange(TEXTS)
                 try:
-                    answer = await self.batcher.answer(self.texts[index], timeout=_patience(rng))
-                    self._count("task", index, answer)
+                    answers = await self.batcher.answer(self.texts[index], timeout=_patience(rng))
+                    self._count("task", index, *answers)
                 except TimeoutError:
                     self._gave_up()
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from untorch.version import __version__
 
 if TYPE_CHECKING:
+    from untorch.bundle.auto import AutoConfig
     from untorch.bundle.folder import Bundle
     from untorch.errors import (
         BundleError,
@@ -27,7 +28,18 @@ if TYPE_CHECKING:
         TaskError,
         UntorchError,
     )
-    from untorch.generation import GenerationConfig, TextStreamer
+    from untorch.generation import (
+        AsyncTextIteratorStreamer,
+        BaseStreamer,
+        GenerationConfig,
+        LogitsProcessor,
+        LogitsProcessorList,
+        StoppingCriteria,
+        StoppingCriteriaList,
+        TextIteratorStreamer,
+        TextStreamer,
+        set_seed,
+    )
     from untorch.model.base import AutoModel
     from untorch.model.causal import AutoModelForCausalLM
     from untorch.model.heads import (
@@ -64,6 +76,8 @@ if TYPE_CHECKING:
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "20")
 
 _HOME = {
+    "AsyncTextIteratorStreamer": "generation",
+    "AutoConfig": "bundle.auto",
     "AutoModel": "model.base",
     "AutoModelForCausalLM": "model.causal",
     "AutoModelForMaskedLM": "model.heads",
@@ -73,6 +87,7 @@ _HOME = {
     "AutoModelForSequenceClassification": "model.heads",
     "AutoModelForTokenClassification": "model.heads",
     "AutoTokenizer": "tokenizer",
+    "BaseStreamer": "generation",
     "BatchEncoding": "tokenizer",
     "Batcher": "pipelines.batcher",
     "BatcherClosedError": "pipelines.batcher",
@@ -86,16 +101,21 @@ _HOME = {
     "GenerationConfig": "generation",
     "InputError": "errors",
     "IntegrityError": "errors",
+    "LogitsProcessor": "generation",
+    "LogitsProcessorList": "generation",
     "MultipleChoicePipeline": "pipelines.multiple_choice",
     "Pipeline": "pipelines.base",
     "QuestionAnsweringPipeline": "pipelines.question_answering",
     "SentenceEmbeddingsPipeline": "pipelines.sentence_embeddings",
     "SequenceTooLongError": "errors",
+    "StoppingCriteria": "generation",
+    "StoppingCriteriaList": "generation",
     "SummarizationPipeline": "pipelines.text2text_generation",
     "TaskError": "errors",
     "Text2TextGenerationPipeline": "pipelines.text2text_generation",
     "TextClassificationPipeline": "pipelines.text_classification",
     "TextGenerationPipeline": "pipelines.text_generation",
+    "TextIteratorStreamer": "generation",
     "TextRankingPipeline": "pipelines.text_ranking",
     "TextStreamer": "generation",
     "TokenClassificationPipeline": "pipelines.token_classification",
@@ -103,10 +123,13 @@ _HOME = {
     "UntorchError": "errors",
     "ZeroShotClassificationPipeline": "pipelines.zero_shot_classification",
     "pipeline": "pipelines",
+    "set_seed": "generation",
     "softmax": "numerics",
 }
 
 __all__ = [
+    "AsyncTextIteratorStreamer",
+    "AutoConfig",
     "AutoModel",
     "AutoModelForCausalLM",
     "AutoModelForMaskedLM",
@@ -116,6 +139,7 @@ __all__ = [
     "AutoModelForSequenceClassification",
     "AutoModelForTokenClassification",
     "AutoTokenizer",
+    "BaseStreamer",
     "BatchEncoding",
     "Batcher",
     "BatcherClosedError",
@@ -129,16 +153,21 @@ __all__ = [
     "GenerationConfig",
     "InputError",
     "IntegrityError",
+    "LogitsProcessor",
+    "LogitsProcessorList",
     "MultipleChoicePipeline",
     "Pipeline",
     "QuestionAnsweringPipeline",
     "SentenceEmbeddingsPipeline",
     "SequenceTooLongError",
+    "StoppingCriteria",
+    "StoppingCriteriaList",
     "SummarizationPipeline",
     "TaskError",
     "Text2TextGenerationPipeline",
     "TextClassificationPipeline",
     "TextGenerationPipeline",
+    "TextIteratorStreamer",
     "TextRankingPipeline",
     "TextStreamer",
     "TokenClassificationPipeline",
@@ -147,6 +176,7 @@ __all__ = [
     "ZeroShotClassificationPipeline",
     "__version__",
     "pipeline",
+    "set_seed",
     "softmax",
 ]
 

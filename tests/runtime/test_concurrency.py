@@ -55,7 +55,8 @@ class Callers:
         self.counts: Counter[str] = Counter()
         self.lock = threading.Lock()
 
-    def count(self, text, answer):
+    def count(self, text, answers):
+        [answer] = answers
         right = abs(answer["score"] - self.expected[text]) < 1e-5
         with self.lock:
             self.counts["right" if right else "wrong"] += 1
@@ -69,7 +70,7 @@ class Callers:
         for _ in range(calls):
             text = rng.choice(self.texts)
             if rng.random() < 0.5:
-                self.count(text, self.classify(text)[0])
+                self.count(text, self.classify(text))
                 continue
             try:
                 self.count(text, self.batcher(text, timeout=0.0 if rng.random() < 0.05 else None))
@@ -153,10 +154,10 @@ def test_a_replaced_pipeline_answers_from_the_next_batch_on(classify, expected, 
         asked = [pool.submit(batcher, text) for _ in range(200)]
         batcher.replace(pipeline("text-classification", frozen_bundle, precision="fp32", device="cpu", threads=1))
         after = [pool.submit(batcher, text) for _ in range(50)]
-        seen = {answer.result(30)["label"] for answer in asked}
+        seen = {answer.result(30)[0]["label"] for answer in asked}
         assert seen <= {"POSITIVE", "NEGATIVE", "GOOD", "BAD"}
-        assert {answer.result(30)["label"] for answer in after[-8:]} <= {"GOOD", "BAD"}
-        assert batcher(text)["score"] == pytest.approx(expected[text], abs=1e-5)
+        assert {answer.result(30)[0]["label"] for answer in after[-8:]} <= {"GOOD", "BAD"}
+        assert batcher(text)[0]["score"] == pytest.approx(expected[text], abs=1e-5)
 
 
 def test_a_reload_that_fails_keeps_the_old_pipeline_and_says_why(classify, frozen_bundle):
@@ -173,7 +174,7 @@ def test_a_pipeline_that_loses_answers_is_an_error_for_everybody(classify):
     class Forgetful:
         count_tokens = staticmethod(len)
 
-        def each(self, items):
+        def each(self, items, **_):
             return []
 
     with Batcher(Forgetful()) as batcher:
@@ -191,4 +192,4 @@ def test_one_callers_bad_text_is_nobody_elses(classify, expected):
                 with pytest.raises(InputError):
                     answer.result(30)
             else:
-                assert answer.result(30)["score"] == pytest.approx(expected[text], abs=1e-5)
+                assert answer.result(30)[0]["score"] == pytest.approx(expected[text], abs=1e-5)

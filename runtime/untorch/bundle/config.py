@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,16 @@ _NO_POSITION_TABLE = {
     "xlnet",
 }
 
+
+# What transformers' configs say where the file does not, of what has the same default in all of them.
+_DEFAULTS: dict[str, Any] = {
+    "architectures": None,
+    "chunk_size_feed_forward": 0,
+    "is_encoder_decoder": False,
+    "output_attentions": False,
+    "output_hidden_states": False,
+    "return_dict": True,
+}
 
 # The key under which an export writes the most tokens for which a graph is what the model was.
 LIMIT = "max_sequence_length"
@@ -111,14 +123,29 @@ class ModelConfig:
         for candidate in (name, *_ALIASES.get(name, ())):
             if candidate in values:
                 return values[candidate]
+        if name in _DEFAULTS:
+            return _DEFAULTS[name]
         raise AttributeError(f"config.json has no {name!r}")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ModelConfig) and self.to_dict() == other.to_dict()
+
+    __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         return f"ModelConfig({self.to_dict()})"
 
     def get(self, name: str, default: Any = None) -> Any:
         """The value of `name`, or `default` where the config does not say."""
-        return getattr(self, name, default)
+        value = getattr(self, name, default)
+        return default if name in _DEFAULTS and name not in self._values else value
+
+    def changed(self, values: Mapping[str, Any]) -> ModelConfig:
+        """A copy with other values. Raises FormatError for one that cannot be."""
+        changed = {**self._values, **values}
+        if "num_labels" in values and "id2label" not in values and values["num_labels"] != self.num_labels:
+            del changed["id2label"]
+        return ModelConfig(changed)
 
     def labels(self, count: int) -> list[str]:
         """The names of a head's `count` labels, in order. Raises FormatError where the config names fewer."""
@@ -126,7 +153,12 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The config's values, labels with whole-number keys."""
-        return {**self._values, "id2label": self.id2label, "label2id": self.label2id}
+        return {**self._values, "id2label": dict(self.id2label), "label2id": self.label2id}
+
+    def to_json_string(self, use_diff: bool = True) -> str:
+        """The values as JSON, sorted by name, with a new line at the end. `use_diff` changes nothing here."""
+        del use_diff
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
 
     def _max_sequence_length(self) -> int | None:
         limits = [limit for limit in (self._values.get(LIMIT), self._positions()) if limit is not None]

@@ -12,11 +12,13 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from untorch.bundle import inspection
 from untorch.bundle.manifest import INT8_SHARED, MANIFEST, FileRecord, GraphFile, Manifest, Variant, inside
-from untorch.bundle.precisions import FP32, read_name
+from untorch.bundle.precisions import FP32, INT8_DYNAMIC, read_name
 from untorch.errors import BundleError, FormatError, IntegrityError
 
 GOLDEN = "golden.npz"
@@ -128,7 +130,7 @@ class Bundle:
         self.manifest = Manifest.from_json(read_json(manifest), str(manifest)) if manifest.is_file() else None
         if self.manifest is None:
             refuse_unverified(self.path)
-            self.variants = variants_of(_listed(self.path), graphs, self.path)
+            self.variants = _examined(self.path, variants_of(_listed(self.path), graphs, self.path))
         else:
             refuse_names(graphs, self.path)
             self.variants = self._present(self.manifest)
@@ -297,6 +299,28 @@ def variants_of(files: Iterable[str], graphs: Mapping[str, str] | None, where: o
         chosen[role] = GraphFile(file, _data(names, file))
     precision = PurePosixPath(list(graphs.values())[-1]).stem
     return {precision: Variant(precision, chosen)}
+
+
+def _examined(folder: Path, found: Mapping[str, Variant]) -> dict[str, Variant]:
+    """The variants of a folder without a manifest by what their graphs are, where names do not tell.
+
+    One whose graphs quantise with ranges of the whole batch is INT8_DYNAMIC; where its name claims to be fp32 it goes
+    by that one, else by its own too.
+    """
+    examined: dict[str, Variant] = {}
+    for name, variant in found.items():
+        if any(_has_ranges_of_the_batch(folder, graph.file) for graph in variant.graphs.values()):
+            variant = replace(variant, precision=INT8_DYNAMIC)
+            name = INT8_DYNAMIC if name == FP32 else name
+        examined[name] = variant
+    return examined
+
+
+def _has_ranges_of_the_batch(folder: Path, name: str) -> bool:
+    try:
+        return inspection.ranges_of_the_batch(file_of(folder, name))
+    except (BundleError, OSError):  # whoever opens it is told
+        return False
 
 
 def _data(names: Iterable[str], graph: str) -> tuple[str, ...]:

@@ -58,7 +58,7 @@ def open_bundle(
 def resolve(
     name: str | os.PathLike[str],
     *,
-    select: Select = every_file,
+    select: Select | None = every_file,
     graphs: Mapping[str, str] | None = None,
     revision: str | None = None,
     subfolder: str = "",
@@ -71,9 +71,9 @@ def resolve(
 
     A folder's path is taken as it is; then the installed model packages are asked (entry points of the group
     `untorch.models`); then the Hub, where only what a runtime reads is downloaded: the side files, and of the graphs
-    what `select` names among the repository's variants (default: all), or those that `graphs` names by role, as
-    `Bundle` does. With `local_files_only`, or HF_HUB_OFFLINE=1, only the Hub's cache is read. `subfolder` is the folder
-    of the bundle within what was found; the others are huggingface_hub's.
+    what `select` names among the repository's variants (default: all; None: no graphs, and there need be none), or
+    those that `graphs` names by role, as `Bundle` does. With `local_files_only`, or HF_HUB_OFFLINE=1, only the Hub's
+    cache is read. `subfolder` is the folder of the bundle within what was found; the others are huggingface_hub's.
 
     Raises BundleError, saying what was tried.
     """
@@ -134,7 +134,7 @@ def _from_hub(
     name: str,
     options: dict[str, Any],
     prefix: str,
-    select: Select,
+    select: Select | None,
     graphs: Mapping[str, str] | None,
     *,
     local: bool,
@@ -149,6 +149,9 @@ def _from_hub(
             # What was not asked for is not there, and huggingface_hub 2 calls such a snapshot incomplete.
             needed = f"{prefix}config.json"
             return Path(snapshot_download(name, allow_patterns=[needed], local_files_only=True, **options))
+        if select is None:
+            patterns = [f"{prefix}{file}" for file in (*SIDE_FILES, MANIFEST)]
+            return Path(snapshot_download(name, allow_patterns=patterns, force_download=again, **options))
         info = HfApi().model_info(name, revision=options["revision"], token=options["token"])
         files = [sibling.rfilename for sibling in info.siblings or () if sibling.rfilename.startswith(prefix)]
         if prefix + MANIFEST in files:

@@ -10,12 +10,16 @@ import math
 import mmap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from untorch.errors import FormatError, IntegrityError
 
 # The operators of the ONNX standard and of ONNX Runtime itself; anything else is code that is not here.
 _DOMAINS = {"", "ai.onnx", "com.microsoft"}
+
+# Operators that quantise with the range of all that they are given, so that each row's answer depends on the others.
+_WHOLE_RANGES = {"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"}
 
 # Bytes an element takes, by TensorProto.DataType; strings (8) have no fixed size.
 _ELEMENT_BYTES = {
@@ -43,12 +47,22 @@ class Declared:
     inputs: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
     domains: set[str] = field(default_factory=set)
+    operators: set[str] = field(default_factory=set)
     functions: int = 0
     external: list[ExternalData] = field(default_factory=list)
 
 
 def inspect(path: Path) -> Declared:
-    """Read a graph file's declarations. Raises FormatError if it is not an ONNX model or declares what cannot be."""
+    """Read a graph file's declarations. Raises FormatError if it is not an ONNX model or declares what cannot be.
+
+    They are read once for a file that stays as it is; do not change them.
+    """
+    status = path.stat()
+    return _inspect(path, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
+
+
+@lru_cache(maxsize=16)
+def _inspect(path: Path, identity: tuple[int, ...]) -> Declared:  # noqa: ARG001  # the cache asks for it
     declared = Declared()
     found = False
     try:
@@ -66,6 +80,14 @@ def inspect(path: Path) -> Declared:
     if not found:
         raise FormatError(f"{path} is not an ONNX model: it holds no graph")
     return declared
+
+
+def ranges_of_the_batch(path: Path) -> bool:
+    """Whether a graph quantises its activations with ranges of the whole batch, as plain dynamic quantisation does.
+
+    Raises as `inspect` does.
+    """
+    return not _WHOLE_RANGES.isdisjoint(inspect(path).operators)
 
 
 def check(
@@ -142,6 +164,8 @@ def _node(data: memoryview, declared: Declared, depth: int) -> None:
     for number, value in _fields(data):
         if number == 7 and isinstance(value, memoryview):
             domain = str(value, "utf-8")
+        elif number == 4 and isinstance(value, memoryview):
+            declared.operators.add(str(value, "utf-8"))
         elif number == 5 and isinstance(value, memoryview):
             for inner, content in _fields(value):
                 if inner in (6, 11) and isinstance(content, memoryview):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Literal, NamedTuple
 
-from untorch.bundle.precisions import Operators, read_name
+from untorch.bundle.precisions import Operators, has_batch_ranges, read_name
 from untorch.errors import FormatError, IntegrityError
 from untorch.numerics import Tensor
 
@@ -98,6 +98,11 @@ class Variant:
     def base(self) -> str:
         """The precision that it stands beside, which has the same weights; its own where there is none."""
         return read_name(self.precision).base
+
+    @property
+    def batch_ranges(self) -> bool:
+        """Whether an answer depends on the rows beside it, because ranges of activations are those of the batch."""
+        return has_batch_ranges(self.precision)
 
     @property
     def files(self) -> tuple[str, ...]:

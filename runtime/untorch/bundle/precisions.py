@@ -1,7 +1,8 @@
 """What the name of a variant says: its operators, the device it is made for, and the variant it stands beside.
 
 The manifest names variants `fp32`, `fp16`, `int8`, and with a suffix for operators that not every device has:
-`int8_kernels`, `fp16_packed`. Nothing else in the code looks at a suffix.
+`int8_kernels`, `fp16_packed`. `int8_dynamic` is what other tools' dynamic quantisation gives, which a folder without a
+manifest may hold under any name. Nothing else in the code looks at a suffix.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import NamedTuple
 FP32 = "fp32"
 INT8_KERNELS = "int8_kernels"
 FP16_PACKED = "fp16_packed"
+INT8_DYNAMIC = "int8_dynamic"
 
 
 class Operators(Enum):
@@ -51,3 +53,8 @@ def read_name(precision: str) -> Name:
         if precision.endswith(suffix):
             return Name(operators, device, precision.removesuffix(suffix))
     return Name(Operators.STANDARD if precision == FP32 else Operators.FUSED, None, precision)
+
+
+def has_batch_ranges(precision: str) -> bool:
+    """Whether activations are quantised with ranges of the whole batch: answers then depend on the rows beside them."""
+    return precision == INT8_DYNAMIC

@@ -6,41 +6,54 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from untorch.bundle.arguments import Rule
 from untorch.bundle.folder import read_json
 from untorch.errors import FormatError, InputError
+from untorch.values import Read, count, either, flag, ids, items, one_of, read, real, size, string, texts, whole
 
-# transformers' own defaults of what can be asked for here.
-DEFAULTS: dict[str, Any] = {
-    "max_length": 20,
-    "max_new_tokens": None,
-    "min_length": 0,
-    "min_new_tokens": None,
-    "early_stopping": False,
-    "stop_strings": None,
-    "do_sample": False,
-    "num_beams": 1,
-    "num_return_sequences": 1,
-    "temperature": 1.0,
-    "top_k": 50,
-    "top_p": 1.0,
-    "min_p": None,
-    "repetition_penalty": 1.0,
-    "length_penalty": 1.0,
-    "no_repeat_ngram_size": 0,
-    "bad_words_ids": None,
-    "suppress_tokens": None,
-    "begin_suppress_tokens": None,
-    "renormalize_logits": False,
-    "forced_bos_token_id": None,
-    "forced_eos_token_id": None,
-    "pad_token_id": None,
-    "bos_token_id": None,
-    "eos_token_id": None,
-    "decoder_start_token_id": None,
+_IDS = either("an id, or a list of ids", whole(), ids)
+_WORDS = either("a list of lists of ids", lambda value: [ids(word) for word in items(value)])
+
+# transformers' own defaults of what can be asked for here, and how a value is read.
+_SETTINGS: dict[str, tuple[Any, Read]] = {
+    "max_length": (20, count),
+    "max_new_tokens": (None, count),
+    "min_length": (0, size),
+    "min_new_tokens": (None, size),
+    "early_stopping": (False, either('True, False or "never"', flag, one_of("never"))),
+    "stop_strings": (None, either("a text, or a list of texts", string, texts)),
+    "do_sample": (False, flag),
+    "num_beams": (1, count),
+    "num_return_sequences": (1, count),
+    "temperature": (1.0, real),
+    "top_k": (50, whole()),
+    "top_p": (1.0, real),
+    "min_p": (None, real),
+    "repetition_penalty": (1.0, real),
+    "length_penalty": (1.0, real),
+    "no_repeat_ngram_size": (0, size),
+    "bad_words_ids": (None, _WORDS),
+    "suppress_tokens": (None, ids),
+    "begin_suppress_tokens": (None, ids),
+    "renormalize_logits": (False, flag),
+    "forced_bos_token_id": (None, whole()),
+    "forced_eos_token_id": (None, _IDS),
+    "pad_token_id": (None, whole()),
+    "bos_token_id": (None, whole()),
+    "eos_token_id": (None, _IDS),
+    "decoder_start_token_id": (None, whole()),
 }
+DEFAULTS: dict[str, Any] = {name: default for name, (default, _) in _SETTINGS.items()}
+
+# Where None is no value of its own, it stands for the default.
+_NEVER_NONE = (
+    "max_length", "min_length", "early_stopping", "do_sample", "num_beams", "num_return_sequences", "length_penalty",
+    "renormalize_logits",
+)  # fmt: skip
 
 # What transformers also has and untorch does not: its neutral values change nothing, others are refused.
-_UNSUPPORTED: dict[str, Any] = {
+UNSUPPORTED: dict[str, Any] = {
+    "top_h": None,
     "num_beam_groups": 1,
     "diversity_penalty": 0.0,
     "penalty_alpha": None,
@@ -67,8 +80,13 @@ _UNSUPPORTED: dict[str, Any] = {
 }
 
 # How PyTorch runs it, which is no matter here: the cache is always used, and invalid values do not occur.
-_IGNORED = {
+IGNORED = {
     "use_cache",
+    "use_mtp",
+    "max_cache_len",
+    "continuous_batching_config",
+    "speculation_type",
+    "assistant_ensemble_weight",
     "cache_implementation",
     "cache_config",
     "low_memory",
@@ -89,7 +107,20 @@ _IGNORED = {
 }
 
 # Every name that may be set, whether it has an effect here or not.
-NAMES = frozenset({*DEFAULTS, *_UNSUPPORTED, *_IGNORED})
+NAMES = frozenset({*DEFAULTS, *UNSUPPORTED, *IGNORED})
+
+# What else transformers' generate takes, and why it cannot be had.
+RULES: Mapping[str, Rule] = {
+    "synced_gpus": Rule((False,), "a model runs on one device"),
+    "assistant_model": Rule((), "assisted decoding is not supported"),
+    "assistant_tokenizer": Rule((), "assisted decoding is not supported"),
+    "negative_prompt_ids": Rule((), "classifier-free guidance is not supported"),
+    "negative_prompt_attention_mask": Rule((), "classifier-free guidance is not supported"),
+    "use_model_defaults": Rule((True,), "the checkpoint's settings are always the defaults; name those to change"),
+    "custom_generate": Rule((), "a bundle runs no code from outside"),
+    "generation_mode_kwargs": Rule((), "name the settings themselves"),
+    "trust_remote_code": Rule(None, "a bundle has no code that could be run"),
+}
 
 
 class GenerationConfig:
@@ -209,12 +240,27 @@ class GenerationConfig:
         if self.early_stopping not in (True, False, "never"):
             raise InputError(f'early_stopping is {self.early_stopping!r}; it is True, False or "never"')
 
-    def _take(self, settings: Mapping[str, Any], where: str = "generate") -> None:
+    def _take(self, settings: Mapping[str, Any], file: str = "") -> None:
+        """Take settings; those of a `file` may have names that no version of untorch knows."""
         for name, value in settings.items():
             if name in DEFAULTS:
+                if value is None:
+                    value = DEFAULTS[name] if name in _NEVER_NONE else None
+                else:
+                    value = self._read(name, value, file)
                 setattr(self, name, value)
-            elif name in _UNSUPPORTED:
-                if value is not None and value != _UNSUPPORTED[name]:
-                    raise InputError(f"{where}: {name}={value!r} is not supported; leave it out")
-            elif name not in _IGNORED and where == "generate":
+            elif name in UNSUPPORTED:
+                if value is not None and value != UNSUPPORTED[name]:
+                    raise InputError(f"{file or 'generate'}: {name}={value!r} is not supported; leave it out")
+            elif name in RULES:
+                RULES[name].check(name, value, file or "generate")
+            elif name not in IGNORED and not file:
                 raise InputError(f"generate takes no argument {name!r}; it takes {', '.join(DEFAULTS)}")
+
+    def _read(self, name: str, value: Any, file: str) -> Any:
+        try:
+            return read(_SETTINGS[name][1], name, value, file or "generate")
+        except InputError as error:
+            if file:
+                raise FormatError(str(error)) from error
+            raise

@@ -18,8 +18,16 @@ Processor = Callable[[Array, Array], Array]
 _NEVER = -np.inf
 
 
-def processors(config: GenerationConfig, prompt_length: int) -> list[Processor]:
-    """The processors that a configuration asks for. `config.max_length` counts the whole sequence."""
+def processors(
+    config: GenerationConfig,
+    prompt_length: int,
+    callers: Sequence[Processor] = (),
+    prefix: Processor | None = None,
+) -> list[Processor]:
+    """The processors that a configuration asks for, and among them the caller's, where transformers has them.
+
+    `config.max_length` counts the whole sequence; `prefix` keeps to the tokens that a text may go on with.
+    """
     eos = config.eos_tokens()
     found: list[Processor] = []
     if config.repetition_penalty not in (None, 1.0):
@@ -31,6 +39,8 @@ def processors(config: GenerationConfig, prompt_length: int) -> list[Processor]:
     # min_new_tokens is in min_length by now.
     if eos and config.min_length > 0:
         found.append(min_length(config.min_length, eos))
+    if prefix is not None:
+        found.append(prefix)
     if config.forced_bos_token_id is not None:
         found.append(forced(1, [config.forced_bos_token_id]))
     if config.forced_eos_token_id is not None:
@@ -41,6 +51,7 @@ def processors(config: GenerationConfig, prompt_length: int) -> list[Processor]:
     if config.begin_suppress_tokens is not None:
         begin = prompt_length + (prompt_length == 1 and config.forced_bos_token_id is not None)
         found.append(suppress(config.begin_suppress_tokens, at=begin))
+    found += callers
     if config.do_sample:
         found += _warpers(config, keep=len(eos) + 1 if config.num_beams > 1 else 1)
     if config.renormalize_logits:

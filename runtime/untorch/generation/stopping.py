@@ -1,7 +1,8 @@
-"""When a sequence is finished: at its full length, at an eos id, at a stop string."""
+"""When a sequence is finished: at its full length, at an eos id, at a stop string, or when the caller says so."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +21,13 @@ class Stopping:
     Raises InputError where there are stop strings and no tokenizer to find them with.
     """
 
-    def __init__(self, config: GenerationConfig, tokenizer: Tokenizer | None) -> None:
+    def __init__(
+        self,
+        config: GenerationConfig,
+        tokenizer: Tokenizer | None,
+        criteria: Callable[[Array, Array | None], Array] | None = None,
+    ) -> None:
+        self._criteria = criteria
         strings = config.stop_strings
         self._strings = [] if strings is None else [strings] if isinstance(strings, str) else list(strings)
         if self._strings and tokenizer is None:
@@ -40,6 +47,8 @@ class Stopping:
         finished = np.isin(ids[:, -1], self._eos)
         if self._strings:
             finished |= np.array([self._stops(row) for row in ids[:, -self._tail :]])
+        if self._criteria is not None:
+            finished |= self._criteria(ids, None)
         return finished
 
     def _stops(self, tail: Array) -> bool:

@@ -66,6 +66,10 @@ def choose(
     if precision == AUTO:
         return preferred(variants, outputs, device)
     if precision not in variants:
+        # A file's name and what it is may differ where there is no manifest.
+        for variant in variants.values():
+            if variant.precision == precision:
+                return variant
         raise BundleError(f"{where} has no {precision} variant; it has {', '.join(variants)}")
     return variants[precision]
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from untorch.batching import MAX_TOKENS
-from untorch.bundle.arguments import refuse_others, take_source
+from untorch.bundle import arguments as loading
 from untorch.bundle.config import ModelConfig
 from untorch.bundle.folder import Bundle
 from untorch.errors import FormatError, InputError, SequenceTooLongError, TaskError
@@ -61,6 +61,8 @@ class AutoModel:
         # The same model without padding in its layers, for batches that have much of it; on a GPU only.
         self.packed: Session | None = opened.packed
         self.precision = opened.variant.precision
+        # Whether an answer depends on the rows beside it; rows run one by one then, unless a caller asks for batches.
+        self.batch_ranges = opened.variant.batch_ranges
         self.config = config
         # How batches share the cores, where `untorch tune` has found it out.
         self.plan: Plan | None = opened.plan
@@ -98,10 +100,11 @@ class AutoModel:
         """
         from untorch.bundle.hub import open_bundle
 
-        source = take_source(others)
+        source = loading.take_source(others)
         named = {role: _FILE_NAMES[role] for role in cls.roles or ("model",)}
         graphs = {role: name for role, argument in named.items() if (name := others.pop(argument, None)) is not None}
-        refuse_others(others, (*_OWN, *named.values()), f"{cls.__name__}.from_pretrained")
+        own = (*_OWN, *named.values())
+        loading.refuse_others(others, loading.MODEL, own, f"{cls.__name__}.from_pretrained")
         request = LoadRequest(device, precision, threads)
         bundle = open_bundle(pretrained_model_name_or_path, select=request.files, graphs=graphs, **source)
         return cls.load(bundle, request)
@@ -196,8 +199,9 @@ class AutoModel:
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids, **inputs}
         arguments.refuse_unknown(type(self).__name__, inputs, self.input_names)
         feeds = self._feeds({name: value for name, value in given.items() if value is not None})
-        outputs = self.output_class(zip(self.output_names, AutoModel.forward(self, feeds), strict=True))
-        return as_asked(outputs, inputs)
+        apart = self.batch_ranges and len(feeds["input_ids"]) > 1
+        arrays = self._apart(feeds) if apart else AutoModel.forward(self, feeds)
+        return as_asked(self.output_class(zip(self.output_names, arrays, strict=True)), inputs)
 
     def forward(self, feeds: Mapping[str, Array], also: tuple[str, ...] = ()) -> list[Array]:
         """Run arrays that are known to be good, in the graph's own dtypes; this head's outputs in order.
@@ -219,6 +223,21 @@ class AutoModel:
                     f"for input_ids of shape {feeds['input_ids'].shape}"
                 )
         return outputs
+
+    def _apart(self, feeds: Mapping[str, Array]) -> list[Array]:
+        """This head's outputs of rows that run one by one, each without the padding behind it, where they are 0."""
+        count, width = feeds["input_ids"].shape[:2]
+        mask = feeds.get("attention_mask")
+        found: list[list[Array]] = []
+        for row in range(count):
+            cut = width
+            if self.input_rank == 2 and mask is not None and mask[row].any():
+                cut = int(np.flatnonzero(mask[row])[-1]) + 1
+            outputs = AutoModel.forward(self, {name: feed[row : row + 1, :cut] for name, feed in feeds.items()})
+            if self.shared_axes == 2 and cut < width:
+                outputs = [np.pad(one, [(0, 0), (0, width - cut)] + [(0, 0)] * (one.ndim - 2)) for one in outputs]
+            found.append(outputs)
+        return [np.concatenate(arrays) for arrays in zip(*found, strict=True)]
 
     def check_length(self, length: int, what: str = "the sequence") -> None:
         """Raise SequenceTooLongError if a row of `length` tokens does not fit."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,21 @@ from numpy.typing import ArrayLike
 from untorch.bundle.config import ModelConfig
 from untorch.bundle.folder import Bundle
 from untorch.errors import InputError
-from untorch.generation import GenerationConfig, State, Stopping, Streamer, processors, sample, search
+from untorch.generation import (
+    GenerationConfig,
+    Processor,
+    Seed,
+    State,
+    Stopping,
+    Streamer,
+    callers_criteria,
+    callers_processors,
+    generator,
+    prefix_processor,
+    processors,
+    sample,
+    search,
+)
 from untorch.loading.sessions import OpenModel
 from untorch.model.base import AutoModel
 from untorch.model.decoder import Decoder
@@ -21,8 +35,6 @@ from untorch.numerics import Array
 
 if TYPE_CHECKING:
     from untorch.tokenizer import Tokenizer
-
-Seed = int | np.random.Generator | None
 
 
 class GenerativeModel(AutoModel, ABC):
@@ -44,9 +56,12 @@ class GenerativeModel(AutoModel, ABC):
         self,
         inputs: ArrayLike | None = None,
         generation_config: GenerationConfig | None = None,
+        logits_processor: Sequence[Any] | None = None,
+        stopping_criteria: Sequence[Any] | None = None,
+        prefix_allowed_tokens_fn: Callable[[int, Array], Any] | None = None,
+        *,
         streamer: Streamer | None = None,
         tokenizer: Tokenizer | None = None,
-        *,
         input_ids: ArrayLike | None = None,
         attention_mask: ArrayLike | None = None,
         token_type_ids: ArrayLike | None = None,
@@ -59,22 +74,30 @@ class GenerativeModel(AutoModel, ABC):
         A decoder-only model continues its input, padded on the left, and returns it too; an encoder-decoder returns
         the decoder's ids. `settings` are transformers' (`max_new_tokens`, `num_beams`, `do_sample`, …) and take
         precedence over `generation_config`, which takes it over the bundle's generation_config.json. `tokenizer` is
-        needed for `stop_strings`; `seed` makes sampling repeatable. Raises InputError for settings that do not exist
-        or contradict each other and for what the model cannot read, SequenceTooLongError where positions run out.
+        needed for `stop_strings`; `seed` makes sampling repeatable. `logits_processor` and `stopping_criteria` are
+        lists of functions of `(input_ids, scores)`, as `LogitsProcessor` and `StoppingCriteria` describe them;
+        `prefix_allowed_tokens_fn(number, ids)` lists the tokens that a text may go on with. Raises InputError for
+        settings that do not exist or contradict each other and for what the model cannot read, SequenceTooLongError
+        where positions run out.
         """
-        state, ids, config = self._prepare(
-            inputs if inputs is not None else input_ids, attention_mask, decoder_input_ids, generation_config, settings
+        if streamer is not None and not (hasattr(streamer, "put") and hasattr(streamer, "end")):
+            raise InputError(f"streamer is {streamer!r}; it has put(value) and end(), as TextStreamer has")
+        state, ids, config, changing, stopping, draws = self._prepare(
+            inputs if inputs is not None else input_ids,
+            attention_mask,
+            decoder_input_ids,
+            generation_config,
+            settings,
+            (logits_processor, stopping_criteria, prefix_allowed_tokens_fn, tokenizer, seed),
         )
         if streamer is not None and config.num_beams > 1:
             raise InputError("a streamer cannot follow beam search; set num_beams=1")
-        generator = np.random.default_rng(seed)
-        arguments = processors(config, ids.shape[1]), Stopping(config, tokenizer), generator
         if config.num_beams > 1:
-            return search(state, ids, config, *arguments)
+            return search(state, ids, config, changing, stopping, draws)
         if streamer is not None:
             streamer.put(ids)
         columns = [ids.repeat(config.num_return_sequences, 0)]
-        for tokens in sample(state, ids, config, *arguments):
+        for tokens in sample(state, ids, config, changing, stopping, draws):
             columns.append(tokens[:, None])
             if streamer is not None:
                 streamer.put(tokens)
@@ -86,8 +109,11 @@ class GenerativeModel(AutoModel, ABC):
         self,
         inputs: ArrayLike | None = None,
         generation_config: GenerationConfig | None = None,
-        tokenizer: Tokenizer | None = None,
+        logits_processor: Sequence[Any] | None = None,
+        stopping_criteria: Sequence[Any] | None = None,
+        prefix_allowed_tokens_fn: Callable[[int, Array], Any] | None = None,
         *,
+        tokenizer: Tokenizer | None = None,
         input_ids: ArrayLike | None = None,
         attention_mask: ArrayLike | None = None,
         token_type_ids: ArrayLike | None = None,
@@ -96,13 +122,17 @@ class GenerativeModel(AutoModel, ABC):
         **settings: Any,
     ) -> Iterator[Array]:
         """Yield the new tokens (rows,) of every step; what `generate` returns, without beam search."""
-        state, ids, config = self._prepare(
-            inputs if inputs is not None else input_ids, attention_mask, decoder_input_ids, generation_config, settings
+        state, ids, config, changing, stopping, draws = self._prepare(
+            inputs if inputs is not None else input_ids,
+            attention_mask,
+            decoder_input_ids,
+            generation_config,
+            settings,
+            (logits_processor, stopping_criteria, prefix_allowed_tokens_fn, tokenizer, seed),
         )
         if config.num_beams > 1:
             raise InputError("beam search knows its tokens only at the end; set num_beams=1 to stream")
-        stopping = Stopping(config, tokenizer)
-        return sample(state, ids, config, processors(config, ids.shape[1]), stopping, np.random.default_rng(seed))
+        return sample(state, ids, config, changing, stopping, draws)
 
     def _prepare(
         self,
@@ -111,7 +141,11 @@ class GenerativeModel(AutoModel, ABC):
         decoder_input_ids: ArrayLike | None,
         given: GenerationConfig | None,
         settings: dict[str, Any],
-    ) -> tuple[State, Array, GenerationConfig]:
+        callers: tuple[Any, Any, Any, Tokenizer | None, Any],
+    ) -> tuple[State, Array, GenerationConfig, list[Processor], Stopping, np.random.Generator]:
+        """What decoding begins with, of what generate's caller gave."""
+        if given is not None and not isinstance(given, GenerationConfig):
+            raise InputError(f"generation_config is a {type(given).__name__}; it is an untorch.GenerationConfig")
         config = self.generation_config if given is None else given.filled_from(self.generation_config)
         config = config.updated(**settings)
         if inputs is None:
@@ -131,7 +165,12 @@ class GenerativeModel(AutoModel, ABC):
             max_length_given=settings.get("max_length") is not None,
             position_limit=self.config.get("max_position_embeddings"),
         )
-        return state, first, config
+        own, criteria, allowed, tokenizer, seed = callers
+        rows = config.num_beams if config.num_beams > 1 else config.num_return_sequences
+        prefix = None if allowed is None else prefix_processor(allowed, rows)
+        changing = processors(config, first.shape[1], callers_processors(own), prefix)
+        stopping = Stopping(config, tokenizer, callers_criteria(criteria) or None)
+        return state, first, config, changing, stopping, generator(seed)
 
 
 def _mask_of_padding(ids: Array, config: GenerationConfig) -> Array:

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from untorch.bundle.arguments import refuse_unknown as unknown
 from untorch.errors import InputError, SequenceTooLongError
 from untorch.numerics import Array
 
 # What a tokenizer returns for its caller, and no model of transformers reads. Token types are of them where the graph
 # has no such input: its model has none.
-_FROM_TOKENIZERS = {
+FROM_TOKENIZERS = {
     "length",
     "num_truncated_tokens",
     "offset_mapping",
@@ -28,13 +29,14 @@ _FIXED = "the graph gives the outputs it was exported with"
 _IDS = "the graph reads input_ids"
 
 # transformers' arguments that a graph has no place for, and why or what to do.
-_REFUSED = {
+REFUSED = {
     "cache": "pass what transformers 5 calls cache as past_key_values, to AutoModelForCausalLM",
     "cache_position": "positions follow from attention_mask and past_key_values",
     "cross_attn_head_mask": _FIXED,
     "decoder_attention_mask": "the decoder reads every token of decoder_input_ids",
     "decoder_head_mask": _FIXED,
     "decoder_inputs_embeds": "the graph reads decoder_input_ids",
+    "end_positions": "untorch does not train; compute a loss from the logits",
     "encoder_attention_mask": "the graph reads no other text than input_ids",
     "encoder_hidden_states": "the graph reads no other text than input_ids",
     "encoder_outputs": "pass input_ids: the encoder runs in the same call",
@@ -47,10 +49,11 @@ _REFUSED = {
     "output_hidden_states": f"{_FIXED}; AutoModel gives the last hidden state",
     "past_key_values": "only AutoModelForCausalLM continues from a cache in a call; else use generate",
     "position_ids": "the graph has no such input: it numbers positions itself",
+    "start_positions": "untorch does not train; compute a loss from the logits",
 }
 
-# Of these a graph does what they ask for by itself, whatever they are.
-_HARMLESS = {"return_dict", "use_cache"}
+# Of these a call does what they ask for, or the graph does by itself.
+HARMLESS = {"return_dict", "use_cache"}
 
 
 def refuse_unknown(owner: str, given: Mapping[str, Any], used: Iterable[str]) -> None:
@@ -60,14 +63,11 @@ def refuse_unknown(owner: str, given: Mapping[str, Any], used: Iterable[str]) ->
     """
     used = frozenset(used)
     for name, value in given.items():
-        if name in used or name in _FROM_TOKENIZERS or name in _HARMLESS or _asks_for_nothing(value):
+        if name in used or name in FROM_TOKENIZERS or name in HARMLESS or _asks_for_nothing(value):
             continue
-        if name in _REFUSED:
-            raise InputError(f"{owner} takes no {name}: {_REFUSED[name]}")
-        import difflib  # here: only a mistake should pay for it
-
-        near = difflib.get_close_matches(name, sorted({"input_ids", "attention_mask", *used, *_REFUSED}), 1)
-        raise InputError(f"{owner} takes no argument {name}" + (f"; did you mean {near[0]}?" if near else ""))
+        if name in REFUSED:
+            raise InputError(f"{owner} takes no {name}: {REFUSED[name]}")
+        unknown(name, sorted({"input_ids", "attention_mask", *used, *REFUSED}), owner)
 
 
 def _asks_for_nothing(value: Any) -> bool:

@@ -95,7 +95,7 @@ def pipeline(
     if name == "translation" and task is not None:
         name = task  # translation_xx_to_yy: the languages are the pipeline's to read
     with bundle.held():
-        reading = BackgroundTask(lambda: _tokenizer(tokenizer, bundle))
+        reading = BackgroundTask(lambda: _tokenizer(tokenizer, bundle, revision))
         if not isinstance(model, AutoModel):
             model = pipeline_class.model_class.load(bundle, replace(request, background=reading))
         read_tokenizer = reading.result()
@@ -120,7 +120,7 @@ def _absolute(name: Any) -> Any:
     return Path(name).absolute() if isinstance(name, (str, os.PathLike)) and Path(name).is_dir() else name
 
 
-def _tokenizer(given: Any, bundle: Bundle) -> Tokenizer:
+def _tokenizer(given: Any, bundle: Bundle, revision: str | None) -> Tokenizer:
     """The tokenizer that was given, in any of transformers' forms; else the bundle's own."""
     from untorch.tokenizer import Tokenizer
 
@@ -129,11 +129,9 @@ def _tokenizer(given: Any, bundle: Bundle) -> Tokenizer:
     if isinstance(given, Tokenizer):
         return given
     if isinstance(given, (str, os.PathLike)):
-        return Tokenizer.from_pretrained(given)
+        return Tokenizer.from_pretrained(given, revision=revision)
     if isinstance(given, tuple) and len(given) == 2:  # a name and the arguments to load it with
-        return Tokenizer.from_pretrained(
-            given[0], **{key: value for key, value in given[1].items() if key != "use_fast"}
-        )
+        return Tokenizer.from_pretrained(given[0], **{"revision": revision, **given[1]})
     raise InputError(
         f"the tokenizer is {type(given).__module__}.{type(given).__name__}; give untorch's: "
         "AutoTokenizer.from_pretrained(…), a folder or a name"

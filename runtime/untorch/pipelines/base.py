@@ -11,13 +11,15 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from untorch import batching
+from untorch.bundle.arguments import Rule
 from untorch.errors import InputError, TaskError
 from untorch.model.base import AutoModel
 from untorch.ort.devices import Device
 from untorch.pipelines import inputs as given_inputs
-from untorch.pipelines.compatibility import LOADING, Rule
-from untorch.pipelines.parameters import Parameters, count, size
+from untorch.pipelines.compatibility import LOADING
+from untorch.pipelines.parameters import Parameters
 from untorch.pipelines.rows import Rows
+from untorch.values import count, read, size
 
 if TYPE_CHECKING:
     from untorch.tokenizer import Tokenizer
@@ -79,8 +81,8 @@ class Pipeline(Rows, ABC, Generic[P]):
             LOADING[name].check(name, defaults.pop(name), self.task)
         self.model = model
         self.tokenizer = _own_tokenizer(model) if tokenizer is None else tokenizer
-        self._batch_size = None if batch_size is None else _number("batch_size", batch_size, count)
-        self._num_workers = None if num_workers is None else _number("num_workers", num_workers, size)
+        self._batch_size = None if batch_size is None else read(count, "batch_size", batch_size)
+        self._num_workers = None if num_workers is None else read(size, "num_workers", num_workers)
         # A GPU leaves the processor's cores free for the steps before and after the model.
         self._overlaps = self.overlapping and self.device.is_gpu
         # The tokenizer takes all cores, so where windows are answered side by side, they take turns.
@@ -123,7 +125,7 @@ class Pipeline(Rows, ABC, Generic[P]):
         if inputs is ...:
             inputs = self._named_inputs(arguments)
         parameters = self._read(self._merged(arguments)) if arguments else self._default_parameters
-        batch_size = self._batch_size if batch_size is None else _number("batch_size", batch_size, count)
+        batch_size = self._batch_size if batch_size is None else read(count, "batch_size", batch_size)
         if isinstance(inputs, str):
             return self._alone(inputs, self._answers([inputs], batch_size, parameters)[0], arguments)
         kind, given = self._sort(inputs, parameters)
@@ -131,14 +133,23 @@ class Pipeline(Rows, ABC, Generic[P]):
             return self._together(self._each(given, batch_size, parameters))
         if kind == "one":
             return self._alone(given, self._answers([given], batch_size, parameters)[0], arguments)
-        workers = self._num_workers if num_workers is None else _number("num_workers", num_workers, size)
+        workers = self._num_workers if num_workers is None else read(size, "num_workers", num_workers)
         return self._stream(given, batch_size, parameters, read_ahead=workers != 0)
 
-    def each(self, items: Sequence[Any], *, batch_size: int | None = None, **arguments: Any) -> list[Any]:
-        """The answers to some inputs, one for each and in order, whatever form the task gives to a list's answers."""
+    def each(
+        self, items: Sequence[Any], *, batch_size: int | None = None, alone: bool = False, **arguments: Any
+    ) -> list[Any]:
+        """The answers to some inputs, one for each and in order, whatever form the task gives to a list's answers.
+
+        With `alone`, each in the form that it would have if its input had been the only one.
+        """
         parameters = self._read(self._merged(arguments)) if arguments else self._default_parameters
-        batch_size = self._batch_size if batch_size is None else _number("batch_size", batch_size, count)
-        return self._each([self._item(item) for item in items], batch_size, parameters)
+        batch_size = self._batch_size if batch_size is None else read(count, "batch_size", batch_size)
+        items = [self._item(item) for item in items]
+        answers = self._each(items, batch_size, parameters)
+        if not alone:
+            return answers
+        return [self._alone(item, answer, arguments) for item, answer in zip(items, answers, strict=True)]
 
     def predict(self, X: Any) -> Any:  # noqa: N803  # scikit-learn's name
         """The same as a call: scikit-learn's name for it, as transformers has it."""
@@ -258,10 +269,3 @@ def _own_tokenizer(model: AutoModel) -> Tokenizer:
     from untorch.tokenizer import Tokenizer
 
     return Tokenizer.from_bundle(model.bundle)
-
-
-def _number(name: str, value: Any, read: Callable[[Any], int]) -> int:
-    try:
-        return read(value)
-    except ValueError as error:
-        raise InputError(f"{name} is {value!r}; it is {error}") from error

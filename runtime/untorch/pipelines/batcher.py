@@ -32,7 +32,11 @@ class Answerer(Protocol):
     """What a batcher asks of a pipeline."""
 
     def each(self, items: Sequence[Any], **arguments: Any) -> list[Any]:
-        """Answer some inputs, one answer for each and in order."""
+        """Answer some inputs, one answer for each and in order.
+
+        The argument `alone` is True for inputs of callers that gave one each: an answer then has the form that a lone
+        input's has.
+        """
         ...
 
     def count_tokens(self, item: Any) -> int:
@@ -87,11 +91,12 @@ class Batcher:
         atexit.register(self._abandon)
 
     def __call__(self, item: Any, *, timeout: float | None = None, **arguments: Any) -> Any:
-        """Answer one input; blocks. `timeout` in seconds covers the wait for room, the queue and the model.
+        """Answer one input, in the form of `pipeline(item)`; blocks.
 
+        `timeout` in seconds covers the wait for room, the queue and the model.
         Raises TimeoutError, BatcherClosedError, or what the pipeline raises for this input.
         """
-        request = self._request([item], timeout, arguments)
+        request = self._request([item], timeout, {**arguments, "alone": True})
         with self._lock:
             while self._full() and not self._closed:
                 if not self._room.wait(_remaining(request.deadline)):
@@ -105,7 +110,7 @@ class Batcher:
 
     async def answer(self, item: Any, *, timeout: float | None = None, **arguments: Any) -> Any:
         """The same for an asyncio task: waits without blocking the event loop, and may be cancelled."""
-        request = self._request([item], timeout, arguments)
+        request = self._request([item], timeout, {**arguments, "alone": True})
         try:
             async with asyncio.timeout(timeout):
                 await self._enqueue_when_there_is_room(request)
@@ -118,6 +123,8 @@ class Batcher:
 
     def submit(self, items: Sequence[Any], *, bounded: bool = True, **arguments: Any) -> Future[list[Any]]:
         """A future of the answers to several inputs, which run in one batch; neither blocks nor waits.
+
+        Each answer has the form that a list's answers have.
 
         A future that is cancelled takes its inputs out of the queue. Raises QueueFullError where the queue is full,
         unless the caller is not `bounded` by it, and BatcherClosedError.

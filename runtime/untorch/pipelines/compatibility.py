@@ -5,30 +5,9 @@ What a task does take is declared by its pipeline. A name is on neither list onl
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from importlib import import_module
-from inspect import signature
-from typing import Any, NamedTuple
+from collections.abc import Mapping
 
-from untorch.errors import InputError
-
-
-class Rule(NamedTuple):
-    """A name that untorch knows and takes no value from, other than None and those in `neutral`.
-
-    `neutral` None: every value is accepted, and none changes an answer. `why` is the reason, and what to do instead.
-    """
-
-    neutral: tuple[Any, ...] | None
-    why: str
-
-    def check(self, name: str, value: Any, where: str) -> None:
-        """Raise InputError for a value that would have to change something."""
-        if value is None or self.neutral is None:
-            return
-        if not any(type(value) is type(one) and value == one for one in self.neutral):
-            raise InputError(f"{where} takes no {name}={value!r}: {self.why}")
-
+from untorch.bundle.arguments import Rule
 
 _NO_TEXT = Rule((), "untorch runs text tasks; leave it out")
 
@@ -80,36 +59,3 @@ TOKEN_CLASSIFICATION: Mapping[str, Rule] = {
 QUESTION_ANSWERING: Mapping[str, Rule] = {
     "max_question_len": Rule(None, "as with every fast tokenizer in transformers, questions are never cut"),
 }
-# Of `generate`, which the generating tasks pass arguments on to.
-GENERATE: Mapping[str, Rule] = {
-    "inputs": Rule((), "the text is the first argument of the call"),
-    "logits_processor": Rule((), "the settings of generate have the processors"),
-    "stopping_criteria": Rule((), "set stop_strings, eos_token_id or max_new_tokens"),
-    "prefix_allowed_tokens_fn": Rule((), "constrained decoding is not supported"),
-    "synced_gpus": Rule((False,), "a model runs on one device"),
-    "negative_prompt_ids": Rule((), "classifier-free guidance is not supported"),
-    "negative_prompt_attention_mask": Rule((), "classifier-free guidance is not supported"),
-    "use_model_defaults": Rule((True,), "the checkpoint's settings are always the defaults; name those to change"),
-    "custom_generate": Rule((), "a bundle runs no code from outside"),
-    "generation_mode_kwargs": Rule((), "name the settings themselves"),
-}
-
-
-def table() -> Iterator[tuple[str, str, str]]:
-    """Rows of (task or `pipeline`, argument, what becomes of it) for every argument that is known, for the docs."""
-    from untorch.pipelines import TASKS, pipeline
-    from untorch.pipelines.arguments import READ
-
-    yield from (("pipeline", name, "taken") for name in (*list(signature(pipeline).parameters)[:-1], *READ))
-    yield from (("pipeline", name, _what(rule)) for name, rule in LOADING.items())
-    for task, (module, name) in TASKS.items():
-        kind = getattr(import_module(f"untorch.pipelines.{module}"), name)
-        taken = kind.arguments()
-        yield from ((task, name, "taken") for name in taken)
-        yield from ((task, name, _what(rule)) for name, rule in kind.rules.items() if name not in taken)
-
-
-def _what(rule: Rule) -> str:
-    if rule.neutral is None:
-        return f"no effect: {rule.why}"
-    return f"refused{f' unless {rule.neutral[0]!r}' if rule.neutral else ''}: {rule.why}"

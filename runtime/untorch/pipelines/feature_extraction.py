@@ -10,8 +10,9 @@ from untorch.model.base import AutoModel
 from untorch.pipelines import inputs
 from untorch.pipelines.base import Pipeline
 from untorch.pipelines.compatibility import TOKENIZER
-from untorch.pipelines.parameters import Parameters, argument, one_of
-from untorch.pipelines.tokenizing import TokenizerParameters, settled
+from untorch.pipelines.parameters import Parameters, argument
+from untorch.pipelines.tokenizing import TokenizerParameters, settled, truncation
+from untorch.values import either, flag, mapping, one_of
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -25,9 +26,9 @@ class _Tokenizing(TokenizerParameters):
 class FeatureExtractionParameters(Parameters):
     """The arguments of a call; see the pipeline."""
 
-    truncation: bool | str | None = argument()
-    tokenize_kwargs: Mapping[str, Any] = argument({})
-    return_tensors: bool | str = argument(False)
+    truncation: bool | str | None = argument(None, truncation)
+    tokenize_kwargs: Mapping[str, Any] = argument({}, mapping)
+    return_tensors: bool | str = argument(False, either("True, False or 'np'", flag, one_of("np")))
     tokenizing: _Tokenizing = _Tokenizing()
 
 
@@ -44,8 +45,6 @@ class FeatureExtractionPipeline(Pipeline[FeatureExtractionParameters]):
     default_task = "feature-extraction"
 
     def _settled(self, parameters: FeatureExtractionParameters) -> FeatureExtractionParameters:
-        if parameters.return_tensors not in (False, True, "np"):
-            raise InputError(f'return_tensors={parameters.return_tensors!r} needs another framework; use "np" or True')
         given = dict(parameters.tokenize_kwargs)
         if parameters.truncation is not None:
             if "truncation" in given:

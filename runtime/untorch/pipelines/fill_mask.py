@@ -14,8 +14,9 @@ from untorch.numerics import Array, softmax
 from untorch.pipelines import inputs
 from untorch.pipelines.base import Pipeline
 from untorch.pipelines.compatibility import TOKENIZER
-from untorch.pipelines.parameters import Parameters, argument, count
-from untorch.pipelines.tokenizing import TokenizerParameters, settled
+from untorch.pipelines.parameters import Parameters, argument
+from untorch.pipelines.tokenizing import TokenizerParameters, settled, truncation
+from untorch.values import count, mapping, texts
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -30,9 +31,9 @@ class FillMaskParameters(Parameters):
     """The arguments of a call; see the pipeline."""
 
     top_k: int = argument(5, count)
-    targets: str | list[str] | None = argument()
-    tokenizer_kwargs: Mapping[str, Any] = argument({})
-    truncation: bool | str | None = argument()
+    targets: list[str] | None = argument(None, texts)
+    tokenizer_kwargs: Mapping[str, Any] = argument({}, mapping)
+    truncation: bool | str | None = argument(None, truncation)
     # (targets,) the tokens to choose among; None for all.
     target_ids: Array | None = None
     tokenizing: TokenizerParameters = TokenizerParameters()
@@ -73,10 +74,10 @@ class FillMaskPipeline(Pipeline[FillMaskParameters]):
             tokenizing=settled(tokenizing, self.max_length),
         )
 
-    def _target_ids(self, targets: str | list[str]) -> Array:
+    def _target_ids(self, targets: list[str]) -> Array:
         """(targets,) the tokens that the words are, each once."""
         ids: dict[int, None] = {}
-        for target in [targets] if isinstance(targets, str) else targets:
+        for target in targets:
             token = self.tokenizer.backend_tokenizer.token_to_id(target)
             if token is None:
                 pieces = self.tokenizer.encode(target, add_special_tokens=False)

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import numpy as np
 
 from untorch.batching import windows
+from untorch.bundle.arguments import Rule
 from untorch.errors import InputError
-from untorch.generation import GenerationConfig
-from untorch.generation.config import DEFAULTS, NAMES
+from untorch.generation import GenerationConfig, generator
+from untorch.generation.config import DEFAULTS, NAMES, RULES
 from untorch.model.generative import GenerativeModel
 from untorch.numerics import Array
 from untorch.pipelines.base import Pipeline
-from untorch.pipelines.compatibility import GENERATE, LOADING
-from untorch.pipelines.parameters import Parameters, argument, flag, string
+from untorch.pipelines.parameters import Parameters, argument
+from untorch.pipelines.tokenizing import truncation
+from untorch.values import Read, flag, string
 
 if TYPE_CHECKING:
     from untorch.tokenizer import Tokenizer
@@ -26,15 +28,26 @@ if TYPE_CHECKING:
 _OWN = {"self", "inputs", "input_ids", "attention_mask", "token_type_ids", "decoder_input_ids", "tokenizer"}
 
 
+def return_type(*names: str) -> Read:
+    """A `return_type`: a member of transformers' enumeration, or its name."""
+
+    def reader(value: Any) -> str:
+        name = str(getattr(value, "name", value)).upper()
+        if name not in names:
+            raise ValueError(f"one of {', '.join(names)}")
+        return name
+
+    return reader
+
+
 class GeneratingParameters(Parameters):
     """The arguments of a call that every generating task has; `settings` are those for `generate`."""
 
     return_tensors: bool | None = argument(None, flag)
     return_text: bool | None = argument(None, flag)
-    return_type: Any = argument()
     clean_up_tokenization_spaces: bool | None = argument(None, flag)
     stop_sequence: str | None = argument(None, string)
-    truncation: bool | str | None = argument()
+    truncation: bool | str | None = argument(None, truncation)
     settings: Mapping[str, Any] = {}
 
 
@@ -52,7 +65,7 @@ class GeneratingPipeline(Pipeline[G]):
     # A batch is many runs, so that its texts are a small part of the work.
     overlapping = False
     stream_window = 1
-    rules = {**GENERATE, **{name: LOADING[name] for name in ("assistant_model", "assistant_tokenizer")}}  # noqa: RUF012
+    rules = {**RULES, "inputs": Rule((), "the text is the first argument of the call")}  # noqa: RUF012
     default_settings: ClassVar[dict[str, Any]]
 
     def __init__(
@@ -111,9 +124,9 @@ class GeneratingPipeline(Pipeline[G]):
         """For each row of ids, how many padding ids stand before it, and its sequences (sequences, length)."""
         settings = {"generation_config": self.generation_config, **settings}
         # One generator for all batches, so that equal prompts do not get equal draws.
-        settings["seed"] = np.random.default_rng(settings.get("seed"))
+        settings["seed"] = generator(settings.get("seed"))
         pad = self.generation_config.pad_token_id or 0
-        for batch in windows(rows, batch_size or 1):
+        for batch in windows(rows, self._rows_together(batch_size) or 1):
             width = max(map(len, batch))
             if width == 0:  # an empty prompt begins with bos_token_id
                 ids = mask = None
@@ -134,13 +147,3 @@ def _of_generate(model: Any) -> set[str]:
     """What else `generate` takes by name, such as `streamer` and `seed`."""
     named = signature(model.generate).parameters
     return {name for name, one in named.items() if one.kind is not one.VAR_KEYWORD} - _OWN
-
-
-def returned(value: Any, names: Sequence[str]) -> str | None:
-    """The name of a `return_type`: transformers' enumeration member, or its name. Raises InputError."""
-    if value is None:
-        return None
-    name = str(getattr(value, "name", value)).upper()
-    if name not in names:
-        raise InputError(f"return_type is {value!r}; it is one of {', '.join(names)}")
-    return name

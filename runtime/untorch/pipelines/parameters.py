@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from operator import index
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple, NoReturn, Self
 
+from untorch.bundle.arguments import Rule
 from untorch.errors import InputError
-from untorch.pipelines.compatibility import Rule
-
-# Reads a value into its one spelling. Raises ValueError, whose text says what the value has to be.
-Read = Callable[[Any], Any]
+from untorch.values import Read, read
 
 
 class Argument(NamedTuple):
     """One argument of a call: its default, how a value is read, and whether None is a value rather than the default."""
 
     default: Any
-    read: Read | None
+    read: Read
     none: bool
 
 
-def argument(default: Any = None, read: Read | None = None, *, none: bool = False) -> Any:
+def argument(default: Any, reader: Read, *, none: bool = False) -> Any:
     """Declare a field of a `Parameters` class as an argument of the call. None stands for the default unless `none`."""
-    return Argument(default, read, none)
+    return Argument(default, reader, none)
 
 
 class Parameters:
@@ -87,11 +84,8 @@ class Parameters:
         values = {}
         for name, value in arguments.items():
             declared = cls.declared.get(name)
-            if value is not None and declared is not None and declared.read is not None:
-                try:
-                    value = declared.read(value)
-                except (TypeError, ValueError) as error:
-                    raise InputError(f"{where}: {name} is {value!r}; it is {error}") from error
+            if value is not None and declared is not None:
+                value = read(declared.read, name, value, where)
             values[name] = value
         return cls(**values)
 
@@ -104,51 +98,3 @@ def _refuse(unknown: list[str], known: list[str], where: str) -> NoReturn:
     near = dict.fromkeys(match for name in unknown for match in get_close_matches(name, known, 1))
     meant = f"did you mean {', '.join(near)}? " if near else ""
     raise InputError(f"{where} takes no argument {', '.join(sorted(unknown))}; {meant}It takes {', '.join(known)}")
-
-
-def count(value: Any) -> int:
-    """A whole number from 1."""
-    return _whole(value, 1, "a number from 1")
-
-
-def size(value: Any) -> int:
-    """A whole number from 0."""
-    return _whole(value, 0, "a number from 0")
-
-
-def _whole(value: Any, least: int, wanted: str) -> int:
-    if isinstance(value, bool):
-        raise ValueError(wanted)
-    try:
-        number = index(value)
-    except TypeError:
-        raise ValueError(wanted) from None
-    if number < least:
-        raise ValueError(wanted)
-    return number
-
-
-def flag(value: Any) -> bool:
-    """True or False; numpy's booleans, 1 and 0 too."""
-    if value not in (True, False):
-        raise ValueError("True or False")
-    return bool(value)
-
-
-def string(value: Any) -> str:
-    """A text."""
-    if not isinstance(value, str):
-        raise ValueError("a text")
-    return value
-
-
-def one_of(*names: str) -> Read:
-    """One of these names, in any case, or a member of transformers' enumeration of that value."""
-
-    def read(value: Any) -> str:
-        name = str(getattr(value, "value", value)).lower()
-        if name not in names:
-            raise ValueError(f"one of {', '.join(names)}")
-        return name
-
-    return read

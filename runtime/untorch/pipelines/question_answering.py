@@ -13,8 +13,9 @@ from untorch.numerics import Array, softmax
 from untorch.pipelines import inputs as given_inputs
 from untorch.pipelines.base import Pipeline
 from untorch.pipelines.compatibility import QUESTION_ANSWERING
-from untorch.pipelines.parameters import Parameters, argument, count, flag, size
-from untorch.pipelines.tokenizing import TokenizerParameters, settled, truncates
+from untorch.pipelines.parameters import Parameters, argument
+from untorch.pipelines.tokenizing import TokenizerParameters, padding, settled, truncates, truncation
+from untorch.values import count, flag, size
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -35,8 +36,8 @@ class QuestionAnsweringParameters(Parameters):
     align_to_words: bool = argument(True, flag)
     max_seq_len: int = argument(0, count)
     doc_stride: int | None = argument(None, size)
-    padding: bool | str = argument(False)
-    truncation: bool | str | None = argument()
+    padding: bool | str = argument(False, padding)
+    truncation: bool | str | None = argument(None, truncation)
 
 
 class QuestionAnsweringPipeline(Pipeline[QuestionAnsweringParameters]):
@@ -80,7 +81,7 @@ class QuestionAnsweringPipeline(Pipeline[QuestionAnsweringParameters]):
         return answers[0] if len(answers) == 1 else answers
 
     def _settled(self, parameters: QuestionAnsweringParameters) -> QuestionAnsweringParameters:
-        if truncates(parameters.truncation):
+        if truncates(parameters.truncation, parameters.max_seq_len or _WINDOW):
             raise InputError("question-answering reads a long context in windows; there is nothing to truncate")
         settled(
             TokenizerParameters(padding=parameters.padding), None

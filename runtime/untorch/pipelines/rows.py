@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from itertools import pairwise
@@ -34,6 +35,8 @@ class Rows:
     also: tuple[str, ...] = ()
     # Held while the tokenizer works.
     _turn: AbstractContextManager[Any]
+    # Whether a warning said already what batches give up.
+    _warned = False
 
     @property
     def max_batch_tokens(self) -> int:
@@ -180,6 +183,7 @@ class Rows:
         def run(rows: list[int]) -> tuple[list[int], list[Array]]:
             return rows, self._run([encodings[row] for row in rows])
 
+        batch_size = self._rows_together(batch_size)
         batches = batching.batches(
             [len(encoding) for encoding in encodings],
             batch_size,
@@ -195,6 +199,20 @@ class Rows:
         with ThreadPoolExecutor(self.model.callers, "untorch-forward") as pool:
             # The longest first, so that no core is left alone with one at the end.
             yield from pool.map(run, reversed(batches))
+
+    def _rows_together(self, batch_size: int | None) -> int | None:
+        """The rows of a batch: one, where an answer would depend on the others and nobody asks for batches."""
+        if not self.model.batch_ranges or batch_size == 1:
+            return batch_size
+        if batch_size is not None and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{self.model.bundle.path} is quantised with activation ranges of the whole batch: with "
+                f"batch_size={batch_size} an answer depends on the texts beside it. Leave batch_size out for answers "
+                "that do not",
+                stacklevel=2,
+            )
+        return batch_size or 1
 
     def _token_rows(self, encodings: Sequence[Encoding], batch_size: int | None) -> list[list[Array]]:
         """For every row its outputs, each cut to the row's own tokens (tokens, …)."""

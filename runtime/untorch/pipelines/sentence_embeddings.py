@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,9 @@ from untorch.numerics import POOLINGS, Array, normalize, pool
 from untorch.pipelines import inputs
 from untorch.pipelines.base import Pipeline
 from untorch.pipelines.compatibility import TOKENIZER
-from untorch.pipelines.parameters import argument, count, flag, string
+from untorch.pipelines.parameters import argument
 from untorch.pipelines.tokenizing import TokenizerParameters, settled
+from untorch.values import count, flag, string, texts
 
 # sentence-transformers' older names in 1_Pooling/config.json, one flag a mode, in the order in which it joins them.
 # Newer files have `pooling_mode`: a name, or a list of names.
@@ -111,11 +111,15 @@ def _pooling(path: Path) -> tuple[tuple[str, ...], bool]:
     return modes, bool(config.get("include_prompt", True))
 
 
-def _modes(modes: str | Iterable[str]) -> tuple[str, ...]:
+def _modes(value: Any) -> tuple[str, ...]:
     """One pooling, or several whose vectors are joined."""
-    modes = (modes,) if isinstance(modes, str) else tuple(modes)
+    wanted = f"one of {', '.join(POOLINGS)}, or a list of them"
+    try:
+        modes = tuple(texts(value))
+    except ValueError:
+        raise ValueError(wanted) from None
     if not modes or not set(modes) <= set(POOLINGS):
-        raise ValueError(f"one of {', '.join(POOLINGS)}, or a list of them")
+        raise ValueError(wanted)
     return modes
 
 

@@ -11,14 +11,16 @@ from untorch.errors import InputError
 from untorch.model.generative import GenerativeModel
 from untorch.model.seq2seq import AutoModelForSeq2SeqLM
 from untorch.pipelines import inputs
-from untorch.pipelines.generating import GeneratingParameters, GeneratingPipeline, returned
-from untorch.pipelines.parameters import argument, string
+from untorch.pipelines.generating import GeneratingParameters, GeneratingPipeline, return_type
+from untorch.pipelines.parameters import argument
 from untorch.tokenizer import AutoTokenizer, Tokenizer
+from untorch.values import string
 
 
 class Text2TextGenerationParameters(GeneratingParameters):
     """The arguments of a call; see the pipeline."""
 
+    return_type: str | None = argument(None, return_type("TENSORS", "TEXT"))
     src_lang: str | None = None
     tgt_lang: str | None = None
     # Whether the answer is ids, not text.
@@ -46,7 +48,7 @@ class Text2TextGenerationPipeline(GeneratingPipeline[Text2TextGenerationParamete
     def _settled(self, parameters: Text2TextGenerationParameters) -> Text2TextGenerationParameters:
         if parameters.return_tensors is not None and parameters.return_text is not None:
             raise InputError("give one of return_tensors and return_text")
-        kind = returned(parameters.return_type, ("TENSORS", "TEXT"))
+        kind = parameters.return_type
         settings = dict(parameters.settings)
         if parameters.stop_sequence is not None:
             settings["eos_token_id"] = self.tokenizer.encode(parameters.stop_sequence, add_special_tokens=False)[0]

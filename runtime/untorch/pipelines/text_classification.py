@@ -10,8 +10,9 @@ from untorch.numerics import FUNCTIONS, score_rows
 from untorch.pipelines import inputs
 from untorch.pipelines.base import Pipeline
 from untorch.pipelines.compatibility import TOKENIZER
-from untorch.pipelines.parameters import argument, count, flag, one_of
+from untorch.pipelines.parameters import argument
 from untorch.pipelines.tokenizing import TokenizerParameters, settled
+from untorch.values import count, flag, one_of
 
 # What `top_k` is where nobody named it: the best label, and not in a list.
 _BEST: Any = "best"

@@ -11,9 +11,11 @@ import numpy as np
 from untorch.errors import InputError
 from untorch.model.causal import AutoModelForCausalLM
 from untorch.pipelines import inputs
-from untorch.pipelines.generating import GeneratingParameters, GeneratingPipeline, returned
+from untorch.pipelines.generating import GeneratingParameters, GeneratingPipeline, return_type
 from untorch.pipelines.inputs import Chat
-from untorch.pipelines.parameters import argument, count, flag, one_of, string
+from untorch.pipelines.parameters import argument
+from untorch.pipelines.tokenizing import padding
+from untorch.values import count, flag, items, mapping, one_of, string
 
 _FORMS: dict[str, Literal["full text", "new text", "ids"]] = {
     "FULL_TEXT": "full text",
@@ -25,6 +27,7 @@ _FORMS: dict[str, Literal["full text", "new text", "ids"]] = {
 class TextGenerationParameters(GeneratingParameters):
     """The arguments of a call; see the pipeline."""
 
+    return_type: str | None = argument(None, return_type(*_FORMS))
     return_full_text: bool | None = argument(None, flag)
     prefix: str | None = argument(None, string)
     handle_long_generation: str | None = argument(None, one_of("hole"))
@@ -32,10 +35,10 @@ class TextGenerationParameters(GeneratingParameters):
     continue_final_message: bool | None = argument(None, flag)
     skip_special_tokens: bool = argument(True, flag)
     add_special_tokens: bool | None = argument(None, flag)
-    padding: bool | str = argument(False)
-    tokenizer_encode_kwargs: Mapping[str, Any] = argument({})
-    tools: Sequence[Any] | None = argument()
-    documents: Sequence[Any] | None = argument()
+    padding: bool | str = argument(False, padding)
+    tokenizer_encode_kwargs: Mapping[str, Any] = argument({}, mapping)
+    tools: Sequence[Any] | None = argument(None, items)
+    documents: Sequence[Any] | None = argument(None, items)
     form: Literal["full text", "new text", "ids"] = "full text"
 
 
@@ -114,6 +117,7 @@ class TextGenerationPipeline(GeneratingPipeline[TextGenerationParameters]):
                 documents=parameters.documents,
                 add_generation_prompt=not continued,
                 continue_final_message=continued,
+                return_dict=False,
                 **options,
             )
         elif isinstance(item, str):
@@ -157,8 +161,8 @@ def _continues(chat: Chat, parameters: TextGenerationParameters) -> bool:
 
 def _form(parameters: TextGenerationParameters) -> Literal["full text", "new text", "ids"]:
     """What the caller wants to see."""
-    if (kind := returned(parameters.return_type, tuple(_FORMS))) is not None:
-        return _FORMS[kind]
+    if parameters.return_type is not None:
+        return _FORMS[parameters.return_type]
     full, ids, as_text = parameters.return_full_text, parameters.return_tensors, parameters.return_text
     if sum(value is not None for value in (full, ids, as_text)) > 1:
         raise InputError("give one of return_full_text, return_tensors and return_text")

@@ -13,8 +13,9 @@ from untorch.numerics import FUNCTIONS, Array
 from untorch.pipelines import inputs
 from untorch.pipelines.base import Pipeline
 from untorch.pipelines.compatibility import TOKENIZER
-from untorch.pipelines.parameters import argument, count, one_of
+from untorch.pipelines.parameters import argument
 from untorch.pipelines.tokenizing import TokenizerParameters, settled
+from untorch.values import count, one_of, string
 
 # The last parts of PyTorch's activation names, which sentence-transformers writes into a cross-encoder's config.
 _ACTIVATIONS = {"Sigmoid": "sigmoid", "Softmax": "softmax", "Identity": "none"}
@@ -25,7 +26,7 @@ class TextRankingParameters(TokenizerParameters):
 
     top_k: int | None = argument(None, count, none=True)
     function_to_apply: str | None = argument(None, one_of(*FUNCTIONS))
-    label: str | None = argument()
+    label: str | None = argument(None, string)
 
 
 class TextRankingPipeline(Pipeline[TextRankingParameters]):

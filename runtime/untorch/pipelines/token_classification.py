@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,9 @@ from untorch.numerics import Array, softmax
 from untorch.pipelines import inputs as given_inputs
 from untorch.pipelines.base import Pipeline
 from untorch.pipelines.compatibility import TOKEN_CLASSIFICATION
-from untorch.pipelines.parameters import Parameters, argument, flag, one_of, size, string
-from untorch.pipelines.tokenizing import truncates
+from untorch.pipelines.parameters import Parameters, argument
+from untorch.pipelines.tokenizing import truncates, truncation
+from untorch.values import flag, one_of, size, string, texts
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -26,8 +27,8 @@ Entity = dict[str, Any]
 STRATEGIES = ("none", "simple", "first", "average", "max")
 
 
-def _names(labels: str | Iterable[str]) -> frozenset[str]:
-    return frozenset((labels,) if isinstance(labels, str) else labels)
+def _names(labels: Any) -> frozenset[str]:
+    return frozenset(texts(labels))
 
 
 class TokenClassificationParameters(Parameters):
@@ -40,7 +41,7 @@ class TokenClassificationParameters(Parameters):
     stride: int | None = argument(None, size)
     is_split_into_words: bool = argument(False, flag)
     delimiter: str = argument(" ", string)
-    truncation: bool | str | None = argument()
+    truncation: bool | str | None = argument(None, truncation)
     strategy: str = "none"
 
 
@@ -88,7 +89,7 @@ class TokenClassificationPipeline(Pipeline[TokenClassificationParameters]):
             raise InputError(f"stride is {stride}; windows of {self.max_length} tokens cannot share so many")
         if stride is not None and parameters.aggregation_strategy is not None and strategy == "none":
             raise InputError("stride needs an aggregation_strategy: tokens that windows share would come out twice")
-        return parameters.changed(strategy=strategy, truncation=truncates(parameters.truncation))
+        return parameters.changed(strategy=strategy, truncation=truncates(parameters.truncation, self.max_length))
 
     def _answers(
         self, items: list[Any], batch_size: int | None, parameters: TokenClassificationParameters

@@ -5,12 +5,19 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from untorch.pipelines.parameters import Parameters, argument, count, flag
+from untorch.pipelines.parameters import Parameters, argument
+from untorch.values import count, either, flag, one_of
 
 if TYPE_CHECKING:
     from untorch.tokenizer.strategies import Truncation
 
 _log = logging.getLogger(__name__)
+
+# The spellings of the tokenizer's two arguments that have several.
+_PADDING = ("longest", "max_length", "do_not_pad")
+_TRUNCATION = ("longest_first", "only_first", "only_second", "do_not_truncate")
+padding = either(f"one of True, False, {', '.join(_PADDING)}", flag, one_of(*_PADDING))
+truncation = either(f"one of True, False, {', '.join(_TRUNCATION)}", flag, one_of(*_TRUNCATION))
 
 
 class TokenizerParameters(Parameters):
@@ -20,9 +27,9 @@ class TokenizerParameters(Parameters):
     can be.
     """
 
-    truncation: bool | str | None = argument()
+    truncation: bool | str | None = argument(None, truncation)
     max_length: int | None = argument(None, count)
-    padding: bool | str = argument(False)
+    padding: bool | str = argument(False, padding)
     pad_to_multiple_of: int | None = argument(None, count)
     add_special_tokens: bool = argument(True, flag)
     cut: Truncation = "do_not_truncate"
@@ -52,6 +59,9 @@ def settled(parameters: T, longest: int | None) -> T:
     return parameters.changed(cut=strategy.truncation)
 
 
-def truncates(truncation: Any) -> bool:
-    """Whether a `truncation` argument, in any of the tokenizer's spellings, asks to cut. Raises InputError."""
-    return settled(TokenizerParameters(truncation=truncation), 1).cut != "do_not_truncate"
+def truncates(truncation: Any, longest: int | None) -> bool:
+    """Whether `truncation`, in any of the tokenizer's spellings, asks to cut and there is a length to cut at.
+
+    Where there is none, a warning says so, as in transformers. Raises InputError.
+    """
+    return settled(TokenizerParameters(truncation=truncation), longest).cut != "do_not_truncate"

@@ -10,15 +10,16 @@ from untorch.model.heads import AutoModelForSequenceClassification
 from untorch.numerics import Array, softmax
 from untorch.pipelines import inputs as given_inputs
 from untorch.pipelines.base import Pipeline
-from untorch.pipelines.parameters import Parameters, argument, flag, string
-from untorch.pipelines.tokenizing import TokenizerParameters, truncates
+from untorch.pipelines.parameters import Parameters, argument
+from untorch.pipelines.tokenizing import TokenizerParameters, truncates, truncation
+from untorch.values import flag, string
 
 
-def _labels(labels: str | Iterable[str]) -> list[str]:
+def _labels(labels: Any) -> list[str]:
     """Labels: a list, or one string with commas."""
     if isinstance(labels, str):
         return [label.strip() for label in labels.split(",") if label.strip()]
-    found = list(labels) if isinstance(labels, Iterable) else [None]
+    found: list[Any] = [None] if isinstance(labels, Mapping) or not isinstance(labels, Iterable) else list(labels)
     if not all(isinstance(label, str) for label in found):
         raise ValueError("a list of texts, or one text with commas")
     return found
@@ -31,7 +32,7 @@ class ZeroShotClassificationParameters(Parameters):
     hypothesis_template: str = argument("This example is {}.", string)
     multi_label: bool = argument(False, flag)
     multi_class: bool | None = argument(None, flag)
-    truncation: bool | str | None = argument()
+    truncation: bool | str | None = argument(None, truncation)
 
 
 class ZeroShotClassificationPipeline(Pipeline[ZeroShotClassificationParameters]):
@@ -73,7 +74,7 @@ class ZeroShotClassificationPipeline(Pipeline[ZeroShotClassificationParameters])
             raise InputError(f"hypothesis_template {template!r} has no place for the label; put {{}} where it goes")
         return parameters.changed(
             multi_label=parameters.multi_label if parameters.multi_class is None else parameters.multi_class,
-            truncation=truncates(parameters.truncation),
+            truncation=truncates(parameters.truncation, self.max_length),
         )
 
     def _answers(
@@ -85,7 +86,7 @@ class ZeroShotClassificationPipeline(Pipeline[ZeroShotClassificationParameters])
         # One row for every label of every text.
         texts = [text for text, labels in asked for _ in labels]
         hypotheses = [parameters.hypothesis_template.format(label) for _, labels in asked for label in labels]
-        if parameters.truncation and self.max_length is not None:
+        if parameters.truncation:
             rows, _ = self._encode_spans(texts, hypotheses, truncation="only_first")
         else:
             rows = self._encode(texts, hypotheses, TokenizerParameters())

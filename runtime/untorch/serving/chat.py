@@ -141,7 +141,11 @@ def chat_ids(model: Model, messages: list[dict[str, Any]], tools: list[Any] | No
     def ids() -> list[int]:
         continued = messages[-1]["role"] == "assistant"
         found: Any = model.pipeline.tokenizer.apply_chat_template(
-            messages, tools=tools, add_generation_prompt=not continued, continue_final_message=continued
+            messages,
+            tools=tools,
+            add_generation_prompt=not continued,
+            continue_final_message=continued,
+            return_dict=False,
         )
         return list(found)
 

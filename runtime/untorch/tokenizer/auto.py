@@ -17,5 +17,5 @@ class AutoTokenizer:
 
     @staticmethod
     def from_pretrained(pretrained_model_name_or_path: str | os.PathLike[str], **overrides: Any) -> Tokenizer:
-        """Read a tokenizer; see `Tokenizer.from_pretrained`."""
+        """Read a tokenizer; see `Tokenizer.from_pretrained` for the arguments and the errors."""
         return Tokenizer.from_pretrained(pretrained_model_name_or_path, **overrides)

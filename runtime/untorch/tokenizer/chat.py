@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
+from untorch.bundle.arguments import Rule
 from untorch.errors import DependencyError, InputError
 from untorch.tokenizer.encoding import BatchEncoding
+from untorch.values import either, flag, items, mapping, read, string
 
 Message = Mapping[str, Any]
 Conversation = Sequence[Message]
+
+# transformers' arguments of a chat that would change something and that no template is to see.
+RULES: Mapping[str, Rule] = {
+    "sanitize_control_tokens": Rule((False,), "take special tokens out of what users write before it becomes a chat"),
+}
+
+# What begins a block that a template marks as the assistant's.
+_GENERATION = re.compile(r"{%[-+]?\s*generation\b")
 
 # Stands at the end of the message to be continued, so that it is found again in the rendered chat.
 _MARK = "CONTINUE_FINAL_MESSAGE_TAG "
@@ -37,6 +49,13 @@ def get_chat_template(
     return template
 
 
+class Rendered(NamedTuple):
+    """The text of one chat, and where the assistant's parts of it lie: [start, end) in characters."""
+
+    text: str
+    spans: list[tuple[int, int]]
+
+
 def render(
     template: str,
     conversation: Conversation,
@@ -44,15 +63,26 @@ def render(
     tools: Sequence[Any] | None,
     documents: Sequence[Any] | None,
     add_generation_prompt: bool,
-    continue_final_message: bool,
+    continue_final_message: bool | str,
     variables: Mapping[str, Any],
-) -> str:
-    """The text of one chat. Raises InputError for what the template refuses, DependencyError without jinja2."""
+    mark: bool = False,
+) -> Rendered:
+    """Render one chat, with the assistant's parts found if they are to be `mark`ed.
+
+    `continue_final_message` is False, True or the name of the field that is continued. Raises InputError for what the
+    template refuses, DependencyError without jinja2.
+    """
     compiled = _compiled(template)
     messages: Any = conversation
     if continue_final_message:
+        field = continue_final_message if isinstance(continue_final_message, str) else "content"
         messages = deepcopy(list(conversation))
-        final = _mark(messages[-1])
+        final = _mark(messages[-1], field)
+    sign = ""
+    if mark:
+        import secrets  # here: it is only wanted for this
+
+        sign = f"\0{secrets.token_hex(8)}\0"  # nobody can have written it in the chat
     try:
         text = compiled(
             {
@@ -61,35 +91,54 @@ def render(
                 "documents": documents,
                 "add_generation_prompt": add_generation_prompt,
                 **variables,
-            }
+            },
+            mark=sign,
         )
     except Exception as error:  # a template is foreign code: whatever it raises is its refusal
         raise InputError(f"the chat template refuses the chat: {str(error) or type(error).__name__}") from error
+    if mark:
+        return _unmarked(text, sign)
     if not continue_final_message:
-        return text
+        return Rendered(text, [])
     if final.strip() not in text or _MARK.strip() not in text:
         raise InputError("the chat template leaves the final message out, so that it cannot be continued")
     place = text.rindex(_MARK.strip())
     # A template that strips messages has stripped the mark's space, and the text before it means the stripped one.
-    return text[:place] if text[place : place + len(_MARK)] == _MARK else text[:place].rstrip()
+    return Rendered(text[:place] if text[place : place + len(_MARK)] == _MARK else text[:place].rstrip(), [])
 
 
-def _mark(message: dict[str, Any]) -> str:
-    """Put the mark at the end of a message; the text that it ends."""
-    content = message["content"]
+def _unmarked(text: str, sign: str) -> Rendered:
+    """The text without the marks, of which every second one ends what the one before begins."""
+    parts = text.split(sign)
+    spans, position = [], 0
+    for number, part in enumerate(parts):
+        if number % 2:
+            spans.append((position, position + len(part)))
+        position += len(part)
+    return Rendered("".join(parts), spans)
+
+
+def _mark(message: dict[str, Any], field: str) -> str:
+    """Put the mark at the end of a message's field; the text that it ends."""
+    content = message.get(field)
     if isinstance(content, str):
-        message["content"] = content + _MARK
+        message[field] = content + _MARK
         return content
-    for block in reversed(content):
+    for block in reversed(content or ()):
         if "text" in block:
             text: str = block["text"]
             block["text"] = text + _MARK
             return text
-    raise InputError("the final message has no text to continue")
+    raise InputError(f"the final message has no text to continue in its {field}")
+
+
+def _inside(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> list[int]:
+    """1 for each token that has a character in one of the spans, 0 for each other."""
+    return [int(any(begin < stop and start < end for start, stop in spans)) for begin, end in offsets]
 
 
 @lru_cache
-def _compiled(template: str) -> Callable[[dict[str, Any]], str]:
+def _compiled(template: str) -> Callable[..., str]:
     try:
         from untorch.tokenizer.sandbox import Sandbox
     except ImportError as error:
@@ -118,34 +167,52 @@ class ChatTemplates:
         documents: Sequence[Any] | None = None,
         chat_template: str | None = None,
         add_generation_prompt: bool = False,
-        continue_final_message: bool = False,
+        continue_final_message: bool | str = False,
         tokenize: bool = True,
         padding: bool | str = False,
         truncation: bool | str = False,
         max_length: int | None = None,
         return_tensors: str | None = None,
-        return_dict: bool = False,
+        return_dict: bool = True,
+        return_assistant_tokens_mask: bool = False,
         tokenizer_kwargs: Mapping[str, Any] | None = None,
         **variables: Any,
     ) -> str | list[str] | list[int] | list[list[int]] | BatchEncoding:
-        """A chat (messages with `role` and `content`), or a batch of chats, as text or ids.
+        """A chat (messages with `role` and `content`), or a batch of chats, as text or as a tokenizer's answer.
 
         `tools` are JSON schemas; they, `documents` and further arguments are passed to the template. Without
-        `tokenize` the text; else ids, or with `return_dict` all that a call of the tokenizer gives. Raises InputError
-        for a chat that the template refuses, DependencyError without jinja2.
+        `tokenize` the answer is the text; without `return_dict` the ids alone, which is transformers 4's default.
+        `continue_final_message` leaves the last message open, or the field of it that is named.
+        `return_assistant_tokens_mask` adds `assistant_masks`: 1 for each token of what the template has in a block
+        `{% generation %}`. Raises InputError for a chat that the template refuses and for arguments that contradict
+        each other, DependencyError without jinja2.
         """
-        if return_dict and not tokenize:
-            raise InputError("return_dict=True needs tokenize=True: a text has no dictionary")
-        if continue_final_message and add_generation_prompt:
-            raise InputError("a chat either continues its final message or begins a new one; choose one of the two")
+        for name, value in (("tools", tools), ("documents", documents)):
+            if value is not None:
+                read(items, name, value, "apply_chat_template")
+        read(
+            either("True, False or the name of a field", flag, string), "continue_final_message", continue_final_message
+        )
+        kwargs = {} if tokenizer_kwargs is None else read(mapping, "tokenizer_kwargs", tokenizer_kwargs)
+        for name in RULES.keys() & variables.keys():
+            RULES[name].check(name, variables.pop(name), "apply_chat_template")
+        if return_assistant_tokens_mask and not (return_dict and tokenize):
+            raise InputError("return_assistant_tokens_mask=True needs return_dict=True and tokenize=True")
+        if continue_final_message and (add_generation_prompt or return_assistant_tokens_mask):
+            raise InputError(
+                "a chat either continues its final message or begins a new one, and the mask of the assistant's tokens "
+                "is of finished messages; choose one of the three"
+            )
         if any(callable(tool) for tool in tools or ()):
             raise InputError("a tool is given as its JSON schema, not as a function")
-        if not conversation:
-            raise InputError("the chat has no messages")
+        if not isinstance(conversation, (list, tuple)) or not conversation:
+            raise InputError("the chat has no messages" if conversation == [] else "a chat is a list of messages")
         single = isinstance(conversation[0], Mapping)
         chats: Any = [conversation] if single else conversation
         template = get_chat_template(self.chat_template, chat_template, tools)
-        texts = [
+        if return_assistant_tokens_mask and not _GENERATION.search(template):
+            warnings.warn("the chat template marks nothing with {% generation %}: the mask is all 0", stacklevel=2)
+        rendered = [
             render(
                 template,
                 chat,
@@ -154,9 +221,11 @@ class ChatTemplates:
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
                 variables={**self.special_tokens_map, **variables},
+                mark=return_assistant_tokens_mask,
             )
             for chat in chats
         ]
+        texts = [one.text for one in rendered]
         if not tokenize:
             return texts[0] if single else texts
         encoded: BatchEncoding = self(
@@ -166,7 +235,12 @@ class ChatTemplates:
             max_length=max_length,
             add_special_tokens=False,
             return_tensors=return_tensors,
-            **(tokenizer_kwargs or {}),
+            **kwargs,
         )
+        if return_assistant_tokens_mask:
+            rows = zip(encoded.encodings or (), rendered, strict=False)
+            masks = [_inside(row.offsets, one.spans) for row, one in rows]
+            encoded["assistant_masks"] = masks[0] if single and return_tensors is None else masks
+            encoded.convert_to_tensors(return_tensors)
         ids: list[int] | list[list[int]] = encoded["input_ids"]
         return encoded if return_dict else ids

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 
 _CLEAN_UPS = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
+# The longest of these: so many characters at the end may turn out to begin one.
+_HELD = max(map(len, _CLEAN_UPS))
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
 
 
@@ -20,12 +22,21 @@ def clean_up_tokenization(text: str) -> str:
 class DecodeStream:
     """Decodes one sequence id by id and returns text as soon as its characters are complete.
 
-    The joined results of `step` and `flush` are `decode(ids, clean_up_tokenization_spaces=False)`. A tokenizer makes
-    one: `tokenizer.decode_stream()`.
+    The joined results of `step` and `flush` are what `decode` gives for all ids. A tokenizer makes one:
+    `tokenizer.decode_stream()`.
     """
 
-    def __init__(self, decode: Callable[[list[int]], str], token: Callable[[int], str], skip: AbstractSet[int]) -> None:
-        """`decode` gives the text of ids, `token` the token of one id; ids in `skip` leave no text."""
+    def __init__(
+        self,
+        decode: Callable[[list[int]], str],
+        token: Callable[[int], str],
+        skip: AbstractSet[int],
+        clean_up: bool = False,
+    ) -> None:
+        """`decode` gives the text of ids, `token` the token of one id; ids in `skip` leave no text.
+
+        With `clean_up` the spaces before punctuation are left out.
+        """
         self._decode = decode
         self._token = token
         self._skip = skip
@@ -34,6 +45,9 @@ class DecodeStream:
         self._window: list[int] = []
         self._context = 0
         self._given = ""
+        # Of a text that is cleaned up: the line as it was decoded, and how much of the clean one was returned.
+        self._line: str | None = "" if clean_up else None
+        self._returned = 0
 
     def step(self, token_id: int) -> str | None:
         """Add one id; return the text that is complete with it, or None. Raises InputError for an unknown id."""
@@ -44,11 +58,24 @@ class DecodeStream:
         # A run of byte tokens is decoded only when it ends, because it is valid UTF-8 or not as a whole.
         if _BYTE_TOKEN.fullmatch(token):
             return None
-        return self._give(self._decode(self._window), final=False)
+        return self._cleaned(self._give(self._decode(self._window), final=False), final=False)
 
     def flush(self) -> str | None:
         """End the sequence; return the text that was still held back, or None."""
-        return self._give(self._decode(self._window), final=True)
+        return self._cleaned(self._give(self._decode(self._window), final=True), final=True)
+
+    def _cleaned(self, text: str | None, *, final: bool) -> str | None:
+        """What of a text can be returned once it is cleaned up: all but what the next characters may change."""
+        if self._line is None:
+            return text
+        self._line += text or ""
+        clean = clean_up_tokenization(self._line)
+        end = len(clean) if final or self._line.endswith("\n") else max(self._returned, len(clean) - _HELD)
+        new = clean[self._returned : end]
+        self._returned = end
+        if self._line.endswith("\n"):
+            self._line, self._returned = "", 0
+        return new or None
 
     def _give(self, text: str, *, final: bool) -> str | None:
         # U+FFFD at the end is most likely a character whose last bytes are still to come.

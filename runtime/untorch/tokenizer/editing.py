@@ -10,12 +10,23 @@ from typing import Any, TypeAlias
 
 from tokenizers import AddedToken
 
+from untorch.bundle.arguments import Rule, refuse_others
 from untorch.errors import InputError
-from untorch.tokenizer.loading import ADDITIONAL, TOKEN_NAMES
+from untorch.tokenizer.overrides import ADDITIONAL, TOKEN_NAMES
 
 _FLAGS = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
 # What a special token is that is given as a plain string: matched in the raw text, spaces around it kept.
 _PLAIN = {"lstrip": False, "rstrip": False, "normalized": False, "special": True}
+
+# transformers 5's name for the additional ones.
+_EXTRA = "extra_special_tokens"
+
+# Arguments of save_pretrained that have no effect or cannot be had.
+SAVING: Mapping[str, Rule] = {
+    "legacy_format": Rule((False,), "the files are those of fast tokenizers, which every version reads"),
+    "push_to_hub": Rule((False,), "upload the folder with huggingface_hub"),
+    "save_format": Rule((), "the files are those of transformers 4.57, which every version reads"),
+}
 
 Token: TypeAlias = "str | AddedToken"
 
@@ -40,33 +51,40 @@ class Editing:
         self: Any,
         special_tokens_dict: Mapping[str, Token | Sequence[Token]],
         replace_additional_special_tokens: bool = True,
+        replace_extra_special_tokens: bool | None = None,
     ) -> int:
         """Set special tokens by name (`pad_token`, `additional_special_tokens`, …), and add those that are new.
 
+        transformers 5 calls the additional ones `extra_special_tokens`, here and in `replace_extra_special_tokens`.
         Returns how many are new to the vocabulary. Raises InputError for a name that is no special token's.
         """
-        names = (*TOKEN_NAMES, ADDITIONAL)
+        names = (*TOKEN_NAMES, ADDITIONAL, _EXTRA)
         if unknown := [name for name in special_tokens_dict if name not in names]:
             raise InputError(f"{', '.join(unknown)}: the special tokens are called {', '.join(names)}")
+        replaces = replace_additional_special_tokens
+        if replace_extra_special_tokens is not None:
+            replaces = replace_extra_special_tokens
         added = 0
         for name, value in special_tokens_dict.items():
+            name = ADDITIONAL if name == _EXTRA else name
             tokens = _special(name, value)
             added += self.add_tokens(tokens, special_tokens=True)
             if name == ADDITIONAL:
-                kept = [] if replace_additional_special_tokens else self.additional_special_tokens
+                kept = [] if replaces else self.additional_special_tokens
                 self.additional_special_tokens = list(dict.fromkeys([*kept, *map(str, tokens)]))
             else:
                 setattr(self, name, str(tokens[0]))
         return added
 
     def save_pretrained(
-        self: Any, save_directory: str | os.PathLike[str], filename_prefix: str | None = None
+        self: Any, save_directory: str | os.PathLike[str], filename_prefix: str | None = None, **others: Any
     ) -> tuple[str, ...]:
         """Write the tokenizer into a folder, made if need be, in the files of transformers 4.57.
 
         Returns the files' paths. transformers and untorch read the same tokenizer from them. Raises InputError where
-        `save_directory` is a file.
+        `save_directory` is a file, and for transformers' other arguments, by name.
         """
+        refuse_others(others, SAVING, ("filename_prefix",), "save_pretrained")
         folder = Path(save_directory)
         if folder.is_file():
             raise InputError(f"{folder} is a file; name a folder")

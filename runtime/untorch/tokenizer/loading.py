@@ -24,13 +24,11 @@ from untorch.errors import BundleError, FormatError, InputError, UntorchError
 from untorch.tokenizer.adjustments import ADJUSTING, adjust, set_language
 from untorch.tokenizer.families import Family, family_of, implied_additional_tokens
 from untorch.tokenizer.model_types import TOKENIZER_OF
+from untorch.tokenizer.overrides import ADDITIONAL, TOKEN_NAMES, checked
 from untorch.tokenizer.strategies import VERY_LARGE_INTEGER
 
-TOKEN_NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-ADDITIONAL = "additional_special_tokens"
 # What transformers 5 has to be told to clean up the text of a BPE model.
 CLEAN_UP_BPE = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"
-
 
 class Settings(NamedTuple):
     """Everything about a tokenizer that the Rust tokenizer does not hold."""
@@ -93,6 +91,7 @@ def _load(folder: Path, overrides: Mapping[str, Any], name_or_path: str | None) 
     by_5 = config.get("backend") == "tokenizers"
     family = family_of(name, by_5)
 
+    overrides = checked(overrides, family, config, class_name or "this tokenizer")
     settings: dict[str, Any] = {**family.defaults, **config, **overrides}
     declared = _read_special_tokens(folder, settings, overrides, tokenizer)
     _take_baked_in(settings, family, tokenizer)

@@ -103,6 +103,7 @@ class Preparing:
         return_attention_mask: bool | None = None,
         return_overflowing_tokens: bool = False,
         return_special_tokens_mask: bool = False,
+        return_offsets_mapping: bool = False,
         return_length: bool = False,
         verbose: bool = True,
         prepend_batch_axis: bool = False,
@@ -114,6 +115,8 @@ class Preparing:
         and `num_truncated_tokens` are there too. Raises InputError as a call does, and where a pair that is cut
         longest first is asked for what was cut off.
         """
+        if return_offsets_mapping:
+            raise InputError("prepare_for_model takes no return_offsets_mapping=True: ids have no text to point into")
         strategy = self._strategy(
             CallOptions(padding=padding, truncation=truncation, max_length=max_length, verbose=verbose)
         )

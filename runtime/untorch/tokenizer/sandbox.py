@@ -63,10 +63,14 @@ class Sandbox(ImmutableSandboxedEnvironment):
         tree.set_environment(self)
         return jinja2.Template.from_code(self, self.compile(tree), self.make_globals(None))
 
-    def render(self, template: jinja2.Template, variables: dict[str, Any]) -> str:
-        """The template's text. Raises whatever the template brings about."""
+    def render(self, template: jinja2.Template, variables: dict[str, Any], mark: str = "") -> str:
+        """The template's text, with `mark` before and after what the assistant said.
+
+        Raises whatever the template brings about.
+        """
         steps: Any = self.extensions[Steps.identifier]
-        steps.left.value = MAX_STEPS
+        generation: Any = self.extensions[Generation.identifier]
+        steps.left.value, generation.mark.value = MAX_STEPS, mark
         return template.render(variables)
 
 
@@ -86,9 +90,13 @@ class Steps(Extension):
 
 
 class Generation(Extension):
-    """Lets a template mark what the assistant said with `{% generation %}`; the mark has no effect."""
+    """Lets a template mark what the assistant said with `{% generation %}`."""
 
     tags = {"generation"}  # noqa: RUF012  # jinja2's own declaration
+
+    def __init__(self, environment: jinja2.Environment) -> None:
+        super().__init__(environment)
+        self.mark = threading.local()
 
     def parse(self, parser: Any) -> Any:
         """Read the block up to its end."""
@@ -97,7 +105,8 @@ class Generation(Extension):
         return nodes.CallBlock(self.call_method("_body"), [], [], body).set_lineno(line)
 
     def _body(self, caller: Callable[[], str]) -> str:
-        return caller()
+        mark: str = self.mark.value
+        return f"{mark}{caller()}{mark}"
 
 
 def _refuse(message: str) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from typing import Literal, NamedTuple, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple, TypeVar
 
+from untorch.bundle.arguments import Rule, refuse_unknown
 from untorch.errors import InputError
+from untorch.values import Read, count, flag, read, size
 
 _T = TypeVar("_T")
 
@@ -57,6 +59,45 @@ class CallOptions(NamedTuple):
     return_length: bool = False
     verbose: bool = True
     split_special_tokens: bool | None = None
+
+    def changed(self, others: Mapping[str, Any]) -> CallOptions:
+        """The same with these instead. Raises InputError for a name that is no option, and for a wrong type."""
+        own = {}
+        for name, value in others.items():
+            if name in RULES:
+                RULES[name].check(name, value, "the tokenizer")
+            elif name not in _READ:
+                refuse_unknown(name, _READ, "the tokenizer")
+            else:
+                own[name] = value
+        options = self._replace(**own) if own else self
+        # As a rule nothing is said, and there is nothing to look at.
+        if options != _PLAIN:
+            for name, value in options._asdict().items():
+                if value is not None:
+                    read(_READ[name], name, value)
+        return options
+
+
+_PLAIN = CallOptions()
+
+# What the options have to be. The spellings of padding and truncation are for `resolve`, and tensors for BatchEncoding.
+_ANY: Read = lambda value: value  # noqa: E731
+_READ: Mapping[str, Read] = {
+    **dict.fromkeys(CallOptions._fields, flag),
+    "padding": _ANY,
+    "truncation": _ANY,
+    "max_length": size,
+    "stride": size,
+    "pad_to_multiple_of": count,
+    "padding_side": _ANY,
+    "return_tensors": _ANY,
+}
+
+# transformers' arguments of a call that have no effect or cannot be had.
+RULES: Mapping[str, Rule] = {
+    "sanitize_control_tokens": Rule((False,), "take special tokens out of what users write before it is encoded"),
+}
 
 
 class Strategy(NamedTuple):

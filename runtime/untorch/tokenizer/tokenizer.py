@@ -13,6 +13,7 @@ from numpy.typing import DTypeLike
 from tokenizers import Encoding
 from tokenizers import Tokenizer as RustTokenizer
 
+from untorch.bundle.arguments import take_source
 from untorch.bundle.folder import Bundle, refuse_unverified, side_files
 from untorch.bundle.manifest import MANIFEST
 from untorch.errors import InputError
@@ -25,6 +26,7 @@ from untorch.tokenizer.loading import Settings, check_side, load
 from untorch.tokenizer.preparing import Preparing
 from untorch.tokenizer.strategies import LARGE_INTEGER, CallOptions, Strategy, resolve
 from untorch.tokenizer.vocabulary import Vocabulary
+from untorch.values import mapping, read
 
 _log = logging.getLogger("untorch.tokenizer")
 
@@ -55,17 +57,23 @@ class Tokenizer(ChatTemplates, Editing, Preparing, Vocabulary):
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], **overrides: Any) -> Self:
         """Read a tokenizer from a folder, or from whatever folder a name stands for.
 
-        `overrides` replace what the files say: `padding_side`, `truncation_side`, `model_max_length`,
-        `pad_token` and the other special tokens, `clean_up_tokenization_spaces`, `add_prefix_space`, ….
-        Raises BundleError without a `tokenizer.json`, FormatError for a malformed file, IntegrityError for one that
-        is not what the bundle's manifest says.
+        `revision`, `subfolder`, `token`, `cache_dir`, `local_files_only` and `force_download` say where files come
+        from, as in transformers. `overrides` replace what the files say: `padding_side`, `truncation_side`,
+        `model_max_length`, `pad_token` and the other special tokens, `extra_special_tokens`,
+        `clean_up_tokenization_spaces`, `add_prefix_space`, `chat_template`, …. transformers' other arguments change
+        nothing here or are refused by name. Raises BundleError without a `tokenizer.json`, FormatError for a malformed
+        file, IntegrityError for one that is not what the bundle's manifest says, InputError for an argument that this
+        tokenizer does not take.
         """
+        source = take_source(overrides)
         folder = Path(pretrained_model_name_or_path)
         name = str(pretrained_model_name_or_path)
-        if not folder.is_dir():
+        if source or not folder.is_dir():
             from untorch.bundle.hub import resolve as resolve_name
 
-            folder = resolve_name(pretrained_model_name_or_path)
+            folder = resolve_name(pretrained_model_name_or_path, select=None, **source)
+        # What a copy in another language, or in another process, is read from.
+        name = str(folder) if source else name
         if (folder / MANIFEST).is_file():
             return cls.from_bundle(Bundle(folder), name, **overrides)
         refuse_unverified(folder)
@@ -73,7 +81,7 @@ class Tokenizer(ChatTemplates, Editing, Preparing, Vocabulary):
         return cls(*load(folder, overrides, name))
 
     @classmethod
-    def from_bundle(cls, bundle: Bundle, name_or_path: str | None = None, **overrides: Any) -> Self:
+    def from_bundle(cls, bundle: Bundle, name_or_path: str | None = None, /, **overrides: Any) -> Self:
         """Read an opened bundle's tokenizer; see `from_pretrained`."""
         with bundle.held():
             return cls(*load(bundle.path, overrides, name_or_path))
@@ -108,14 +116,16 @@ class Tokenizer(ChatTemplates, Editing, Preparing, Vocabulary):
         return_length: bool = False,
         verbose: bool = True,
         split_special_tokens: bool | None = None,
+        tokenizer_kwargs: Mapping[str, Any] | None = None,
+        **others: Any,
     ) -> BatchEncoding:
         """Encode a text, a pair, or a batch of either.
 
         Arguments, defaults and answer are those of transformers. Without `return_tensors` the values are
         lists (of lists, for a batch); with "np", int64 arrays of shape (batch, sequence), offsets
-        (batch, sequence, 2). Raises InputError for anything that is not text, for padding without a pad
-        token, for an impossible truncation, for rows of different lengths asked for as arrays, and for
-        `return_tensors` other than "np".
+        (batch, sequence, 2). `tokenizer_kwargs` are further arguments by name. Raises InputError for anything that is
+        not text, for padding without a pad token, for an impossible truncation, for rows of different lengths asked
+        for as arrays, for `return_tensors` other than "np", and for an argument that there is not, by its name.
         """
         options = CallOptions(
             add_special_tokens=add_special_tokens,
@@ -135,6 +145,8 @@ class Tokenizer(ChatTemplates, Editing, Preparing, Vocabulary):
             return_length=return_length,
             verbose=verbose,
             split_special_tokens=split_special_tokens,
+        ).changed(
+            {**({} if tokenizer_kwargs is None else read(mapping, "tokenizer_kwargs", tokenizer_kwargs)), **others}
         )
         if text is None and text_target is None:
             raise InputError("no text was given (None): pass a str, a list of str, or text_target")
@@ -151,11 +163,11 @@ class Tokenizer(ChatTemplates, Editing, Preparing, Vocabulary):
 
     def encode_plus(self, text: Text, text_pair: Text | None = None, **options: Any) -> BatchEncoding:
         """Encode one text or pair; `options` as in a call."""
-        return self._encode_one(text, text_pair, CallOptions(**options))
+        return self._encode_one(text, text_pair, CallOptions().changed(options))
 
     def batch_encode_plus(self, batch_text_or_text_pairs: Sequence[Any], **options: Any) -> BatchEncoding:
         """Encode a batch of texts or of pairs; `options` as in a call."""
-        return self._encode_many(batch_text_or_text_pairs, CallOptions(**options))
+        return self._encode_many(batch_text_or_text_pairs, CallOptions().changed(options))
 
     def encode(
         self, text: Text, text_pair: Text | None = None, add_special_tokens: bool = True, **options: Any

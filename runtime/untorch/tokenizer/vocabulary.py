@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Self, overload
 
 import numpy as np
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as RustTokenizer
 
+from untorch.bundle.arguments import Rule, refuse_others
 from untorch.errors import InputError
 from untorch.tokenizer.backend import Backend, surrogate_problem
 from untorch.tokenizer.decoding import DecodeStream, clean_up_tokenization
-from untorch.tokenizer.loading import ADDITIONAL, TOKEN_NAMES, Settings
+from untorch.tokenizer.loading import Settings
+from untorch.tokenizer.overrides import ADDITIONAL, TOKEN_NAMES
+
+# Arguments of decode that only slow tokenizers have.
+DECODING: Mapping[str, Rule] = {
+    "spaces_between_special_tokens": Rule((True,), "only slow tokenizers have it"),
+    "use_source_tokenizer": Rule((False,), "only slow tokenizers have it"),
+}
 
 Ids = int | Sequence[int] | np.ndarray[Any, np.dtype[Any]]
 
@@ -218,14 +226,20 @@ class Vocabulary:
         return " ".join(tokens) if decoder is None else decoder.decode(tokens)
 
     def decode(
-        self, token_ids: Ids, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None
+        self,
+        token_ids: Ids,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+        **others: Any,
     ) -> str:
         """The text of one sequence of ids (or of one id).
 
         `clean_up_tokenization_spaces` removes the spaces before punctuation; None follows the tokenizer's
         config. The text of a BPE model that transformers 5 saved keeps them, as there. Raises InputError for
-        an id outside the vocabulary, and for a batch.
+        an id outside the vocabulary, for a batch, and for transformers' other arguments, by name.
         """
+        if others:
+            refuse_others(others, DECODING, ("skip_special_tokens", "clean_up_tokenization_spaces"), "decode")
         ids = _flat_ids(token_ids)
         self._tokens(set(ids))
         text = self.backend_tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
@@ -240,17 +254,26 @@ class Vocabulary:
         sequences: Sequence[Ids] | np.ndarray[Any, np.dtype[Any]],
         skip_special_tokens: bool = False,
         clean_up_tokenization_spaces: bool | None = None,
+        **others: Any,
     ) -> list[str]:
         """The text of each sequence; see `decode`."""
-        return [self.decode(ids, skip_special_tokens, clean_up_tokenization_spaces) for ids in sequences]
+        return [self.decode(ids, skip_special_tokens, clean_up_tokenization_spaces, **others) for ids in sequences]
 
-    def decode_stream(self, skip_special_tokens: bool = True) -> DecodeStream:
-        """Decode id by id: `stream.step(id)` gives the text that became certain, `stream.flush()` the rest."""
+    def decode_stream(
+        self, skip_special_tokens: bool = True, clean_up_tokenization_spaces: bool | None = False
+    ) -> DecodeStream:
+        """Decode id by id: `stream.step(id)` gives the text that became certain, `stream.flush()` the rest.
+
+        The arguments are those of `decode`.
+        """
+        clean = clean_up_tokenization_spaces
+        clean = self.clean_up_tokenization_spaces if clean is None else clean
         special = {index for index, token in self.added_tokens_decoder.items() if token.special}
         return DecodeStream(
             lambda ids: self.decode(ids, clean_up_tokenization_spaces=False),
             self.convert_ids_to_tokens,
             special if skip_special_tokens else frozenset(),
+            bool(clean and self._can_clean_up),
         )
 
 

@@ -105,7 +105,9 @@ def test_a_template_cannot_do_harm(tokenizers, template, message):
 def test_calls_that_make_no_sense(tokenizers):
     ours, _ = tokenizers
     for options, message in (
-        ({"return_dict": True, "tokenize": False}, "tokenize"),
+        ({"return_assistant_tokens_mask": True, "tokenize": False}, "tokenize=True"),
+        ({"return_assistant_tokens_mask": True, "return_dict": False}, "return_dict=True"),
+        ({"return_assistant_tokens_mask": True, "continue_final_message": True}, "choose one"),
         ({"add_generation_prompt": True, "continue_final_message": True}, "choose one"),
         ({"tools": [print]}, "JSON schema"),
     ):

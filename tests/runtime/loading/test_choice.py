@@ -12,7 +12,7 @@ import torch
 
 from untorch import AutoModel, AutoModelForSequenceClassification, Bundle, BundleError, DeviceError, InputError
 from untorch.background import BackgroundTask
-from untorch.bundle.arguments import HARMLESS, REFUSED, Source
+from untorch.bundle.arguments import MODEL, Source
 from untorch.bundle.hub import open_bundle
 from untorch.bundle.manifest import GraphFile, Variant
 from untorch.bundle.precisions import Operators, read_name
@@ -145,13 +145,14 @@ def test_no_room_but_its_own_compares_a_device_or_a_suffix(package):
 
 
 def test_arguments_that_change_nothing_are_accepted_and_others_refused_by_name(frozen_bundle):
-    for name in HARMLESS:
-        AutoModel.from_pretrained(frozen_bundle, precision="fp32", **{name: True})
-    for name in REFUSED.keys() - {"file_name"}:  # which a bundle without a manifest takes
+    for name in MODEL.keys() - {"file_name"}:  # which a bundle without a manifest takes
         AutoModel.from_pretrained(frozen_bundle, precision="fp32", **{name: None})
-        with pytest.raises(InputError, match=rf"AutoModel.from_pretrained takes no {name} .*; \w+"):
+        if MODEL[name].neutral is None:
+            AutoModel.from_pretrained(frozen_bundle, precision="fp32", **{name: True})
+            continue
+        with pytest.raises(InputError, match=rf"AutoModel.from_pretrained takes no {name}='something': \w+"):
             AutoModel.from_pretrained(frozen_bundle, **{name: "something"})
-    with pytest.raises(InputError, match=r"no torch_dtype \(given: torch.float16\).*precision='fp16'"):
+    with pytest.raises(InputError, match=r"no torch_dtype=torch.float16: .*precision='fp16'"):
         AutoModel.from_pretrained(frozen_bundle, torch_dtype=torch.float16)
     AutoModel.from_pretrained(frozen_bundle, torch_dtype="auto", precision="fp32")
     with pytest.raises(InputError, match="takes no argument precison; did you mean precision"):
@@ -172,7 +173,7 @@ def test_every_argument_of_transformers_from_pretrained_is_known():
     }
     names |= set(re.findall(r"kwargs\.pop\(\"(\w+)\"", inspect.getsource(PreTrainedModel.from_pretrained)))
     private = {name for name in names if name.startswith("_")}
-    assert names - private - {"cls"} <= HARMLESS | set(REFUSED) | set(Source.__annotations__)
+    assert names - private - {"cls"} <= {*MODEL, *Source.__annotations__}
 
 
 def test_a_folder_takes_the_hubs_arguments(frozen_bundle):

@@ -74,7 +74,7 @@ def test_a_vector_depends_on_its_text_alone(embed, batch):
 def test_a_batcher_gives_each_caller_its_own(classify, batch, limit, queue):
     expected = classify(batch)
     with Batcher(classify, max_tokens=limit, max_queue=queue) as batcher, ThreadPoolExecutor(8) as callers:
-        for answer, other in zip(callers.map(batcher, batch), expected, strict=True):
+        for [answer], other in zip(callers.map(batcher, batch), expected, strict=True):
             assert answer["score"] == pytest.approx(other["score"], abs=NEIGHBOURS[classify.precision])
 
 

@@ -87,12 +87,6 @@ def test_what_cannot_be_had_at_loading_is_refused_by_name(classify, name):
             build("text-classification", classify.model, classify.tokenizer, **{name: "something"})
 
 
-def test_the_table_names_every_argument_once():
-    rows = list(compatibility.table())
-    assert len({row[:2] for row in rows}) == len(rows)
-    assert {task for task, _, _ in rows} == {"pipeline", *TASKS}
-
-
 @pytest.mark.parametrize("task", TASKS)
 def test_an_unknown_name_is_answered_with_the_nearest_and_the_list(task):
     kind = class_of(task)

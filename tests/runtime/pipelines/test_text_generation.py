@@ -138,7 +138,7 @@ def test_streaming(pipelines):
         pieces = list(ours.stream(prompt, **arguments))
         ids = ours(prompt, return_tensors=True, **arguments)[0]["generated_token_ids"]
         length = len(
-            ours.tokenizer.apply_chat_template(prompt, add_generation_prompt=True)
+            ours.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=False)
             if isinstance(prompt, list)
             else ours.tokenizer(prompt)["input_ids"]
         )

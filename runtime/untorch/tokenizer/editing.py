@@ -26,13 +26,14 @@ class Editing:
     def add_tokens(self: Any, new_tokens: Token | Sequence[Token], special_tokens: bool = False) -> int:
         """Add tokens to the end of the vocabulary; those that are there already keep their ids.
 
-        Returns how many are new. A model knows only the ids that it was exported with: it refuses new ones. Raises
-        InputError for anything that is not a token.
+        Returns how many are new. Empty ones are passed over. A model knows only the ids that it was exported with: it
+        refuses new ones. Raises InputError for anything that is not a token.
         """
         tokens = [new_tokens] if isinstance(new_tokens, str | AddedToken) else list(new_tokens or ())
         for token in tokens:
-            if not isinstance(token, str | AddedToken) or not str(token):
-                raise InputError(f"a token is a str that is not empty, or an AddedToken, not {token!r}")
+            if not isinstance(token, str | AddedToken):
+                raise InputError(f"a token is a str or an AddedToken, not {token!r}")
+        tokens = [token for token in tokens if str(token)]
         count: int = self._backend.add(tokens, special=special_tokens)
         return count
 
@@ -60,21 +61,36 @@ class Editing:
         return added
 
     def save_pretrained(
-        self: Any, save_directory: str | os.PathLike[str], filename_prefix: str | None = None
+        self: Any,
+        save_directory: str | os.PathLike[str],
+        legacy_format: bool | None = None,
+        filename_prefix: str | None = None,
+        push_to_hub: bool = False,
+        *,
+        save_jinja_files: bool = True,
     ) -> tuple[str, ...]:
         """Write the tokenizer into a folder, made if need be, in the files of transformers 4.57.
 
-        Returns the files' paths. transformers and untorch read the same tokenizer from them. Raises InputError where
-        `save_directory` is a file.
+        Returns the files' paths. transformers and untorch read the same tokenizer from them. Chat templates are files
+        of their own, or with `save_jinja_files=False` part of tokenizer_config.json. Raises InputError where
+        `save_directory` is a file, for `legacy_format=True` (the vocabulary files of slow tokenizers) and for
+        `push_to_hub=True`.
         """
+        if legacy_format:
+            raise InputError("legacy_format=True is for slow tokenizers; untorch writes tokenizer.json, which all read")
+        if push_to_hub:
+            raise InputError("push_to_hub=True: save into a folder, and upload that with huggingface_hub")
         folder = Path(save_directory)
         if folder.is_file():
             raise InputError(f"{folder} is a file; name a folder")
         folder.mkdir(parents=True, exist_ok=True)
         prefix = f"{filename_prefix}-" if filename_prefix else ""
-        templates = _templates(self.chat_template)
+        settings = self._saved_settings()
+        templates = _templates(self.chat_template) if save_jinja_files else {}
+        if not save_jinja_files and self.chat_template is not None:
+            settings["chat_template"] = _listed(self.chat_template)
         written = {f"{prefix}{name}": text for name, text in templates.items()}
-        written[f"{prefix}tokenizer_config.json"] = _json(self._saved_settings())
+        written[f"{prefix}tokenizer_config.json"] = _json(settings)
         written[f"{prefix}special_tokens_map.json"] = _json(_described(self, self.special_tokens_map))
         written[f"{prefix}tokenizer.json"] = self.backend_tokenizer.to_str(pretty=True)
         for name, text in written.items():
@@ -115,7 +131,7 @@ def _special(name: str, value: Token | Sequence[Token]) -> list[AddedToken]:
     values: Iterable[Any] = value if many and isinstance(value, list | tuple) else [value]
     tokens = []
     for token in values:
-        if not isinstance(token, str | AddedToken):
+        if not isinstance(token, str | AddedToken) or (many and values is not value):
             wanted = "a list of tokens" if many else "one token"
             raise InputError(f"{name} is {wanted}, each a str or an AddedToken; got {value!r}")
         tokens.append(AddedToken(token, **_PLAIN) if isinstance(token, str) else token)
@@ -132,6 +148,13 @@ def _templates(template: str | Mapping[str, str] | None) -> dict[str, str]:
         "chat_template.jinja" if name == "default" else f"additional_chat_templates/{name}.jinja": text
         for name, text in template.items()
     }
+
+
+def _listed(template: str | Mapping[str, str]) -> str | list[dict[str, str]]:
+    """The chat templates as tokenizer_config.json has them."""
+    if isinstance(template, str):
+        return template
+    return [{"name": name, "template": text} for name, text in template.items()]
 
 
 def _described(tokenizer: Any, named: Mapping[str, str | list[str]]) -> dict[str, Any]:

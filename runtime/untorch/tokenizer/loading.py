@@ -88,6 +88,8 @@ def _load(folder: Path, overrides: Mapping[str, Any], name_or_path: str | None) 
     name = class_name.removesuffix("Fast").removesuffix("Tokenizer")
     by_5 = config.get("backend") == "tokenizers"
     family = FAMILIES.get(name, FAMILIES["TokenizersBackend"] if by_5 else GENERIC)
+    if by_5:  # 5 takes pre-split words as they are, where 4 refuses them without a prefix space
+        family = family._replace(words_need_prefix_space=False)
     names = ["input_ids", "attention_mask"] if by_5 and name in UNTYPED_IN_5 else list(family.model_input_names)
 
     overrides = checked(overrides, family, config, class_name or "this tokenizer")

@@ -18,6 +18,9 @@ from untorch.tokenizer.overrides import ADDITIONAL, TOKEN_NAMES
 Ids = int | Sequence[int] | np.ndarray[Any, np.dtype[Any]]
 
 
+_SETTINGS = ("do_lower_case", "add_bos_token", "add_eos_token", "src_lang", "tgt_lang")
+
+
 class _SpecialToken:
     """`tokenizer.pad_token` and its like: a string or None; may be set to any token of the vocabulary."""
 
@@ -67,6 +70,8 @@ class Vocabulary:
     cls_token_id, mask_token_id = _SpecialTokenId(), _SpecialTokenId()
 
     is_fast = True
+    # transformers keeps the positional arguments of its constructors here; a tokenizer that was loaded has none.
+    init_inputs: tuple[Any, ...] = ()
 
     def __init__(self, tokenizer: RustTokenizer, settings: Settings) -> None:
         """Take over a Rust tokenizer and the settings read with it."""
@@ -88,6 +93,10 @@ class Vocabulary:
             return extra[name]
         if name.endswith("_id") and name.removesuffix("_id") in extra:
             return self.convert_tokens_to_ids(extra[name.removesuffix("_id")])
+        # So are the settings that its class follows (`do_lower_case`, …), as they were read.
+        settings = self.__dict__.get("init_kwargs", {})
+        if name in _SETTINGS and name in settings:
+            return settings[name]
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __len__(self) -> int:
@@ -162,6 +171,10 @@ class Vocabulary:
         """The ids of `additional_special_tokens`."""
         return self.convert_tokens_to_ids(self.additional_special_tokens)
 
+    @additional_special_tokens_ids.setter
+    def additional_special_tokens_ids(self, ids: Sequence[int]) -> None:
+        self.additional_special_tokens = self.convert_ids_to_tokens(ids)
+
     @property
     def pad_token_type_id(self) -> int:
         """The token type id of padding."""
@@ -219,12 +232,18 @@ class Vocabulary:
         return " ".join(tokens) if decoder is None else decoder.decode(tokens)
 
     def decode(
-        self, token_ids: Ids, skip_special_tokens: bool = False, clean_up_tokenization_spaces: bool | None = None
+        self,
+        token_ids: Ids,
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+        *,
+        spaces_between_special_tokens: bool = True,  # noqa: ARG002
     ) -> str:
         """The text of one sequence of ids (or of one id).
 
         `clean_up_tokenization_spaces` removes the spaces before punctuation; None follows the tokenizer's
-        config. The text of a BPE model that transformers 5 saved keeps them, as there. Raises InputError for
+        config. The text of a BPE model that transformers 5 saved keeps them, as there.
+        `spaces_between_special_tokens` changes nothing, as in transformers' fast tokenizers. Raises InputError for
         an id outside the vocabulary, and for a batch.
         """
         ids = _flat_ids(token_ids)
@@ -241,6 +260,8 @@ class Vocabulary:
         sequences: Sequence[Ids] | np.ndarray[Any, np.dtype[Any]],
         skip_special_tokens: bool = False,
         clean_up_tokenization_spaces: bool | None = None,
+        *,
+        spaces_between_special_tokens: bool = True,  # noqa: ARG002
     ) -> list[str]:
         """The text of each sequence; see `decode`."""
         return [self.decode(ids, skip_special_tokens, clean_up_tokenization_spaces) for ids in sequences]

@@ -220,11 +220,16 @@ def test_add_tokens(pair):
         assert tokenizer.add_special_tokens({}) == 0
         assert tokenizer.add_special_tokens({"bos_token": "[BOS]", "eos_token": "[EOS]"}) == 2
     assert len(ours) == len(theirs) == size + 5
-    with pytest.raises(InputError, match="list of tokens"):
-        ours.add_special_tokens({"additional_special_tokens": "<testtoken1>"})
     assert ours.add_special_tokens({"additional_special_tokens": ["<testtoken2>"]}) == 1
     assert ours.add_special_tokens({"additional_special_tokens": ["<testtoken3>", "<testtoken4>"]}) == 2
     assert ours.special_tokens_map["additional_special_tokens"] == ["<testtoken3>", "<testtoken4>"]
+
+
+def test_one_additional_token_is_a_list_of_one(pair):
+    # Named in docs/differences.md.
+    ours = pair[1]
+    assert ours.add_special_tokens({"additional_special_tokens": "<testtoken1>"}) == 1
+    assert ours.additional_special_tokens == ["<testtoken1>"]
 
 
 def test_special_token_addition(pair):

@@ -26,14 +26,14 @@ class Editing:
     def add_tokens(self: Any, new_tokens: Token | Sequence[Token], special_tokens: bool = False) -> int:
         """Add tokens to the end of the vocabulary; those that are there already keep their ids.
 
-        Returns how many are new. Empty ones are passed over. A model knows only the ids that it was exported with: it
-        refuses new ones. Raises InputError for anything that is not a token.
+        Returns how many are new; nothing, or an empty str, is none. A model knows only the ids that it was exported
+        with: it refuses new ones. Raises InputError for anything that is not a token.
         """
-        tokens = [new_tokens] if isinstance(new_tokens, str | AddedToken) else list(new_tokens or ())
+        new = new_tokens or ()
+        tokens = [new] if isinstance(new, str | AddedToken) else list(new)
         for token in tokens:
-            if not isinstance(token, str | AddedToken):
-                raise InputError(f"a token is a str or an AddedToken, not {token!r}")
-        tokens = [token for token in tokens if str(token)]
+            if not isinstance(token, str | AddedToken) or not str(token):
+                raise InputError(f"a token is a str that is not empty, or an AddedToken, not {token!r}")
         count: int = self._backend.add(tokens, special=special_tokens)
         return count
 
@@ -131,7 +131,7 @@ def _special(name: str, value: Token | Sequence[Token]) -> list[AddedToken]:
     values: Iterable[Any] = value if many and isinstance(value, list | tuple) else [value]
     tokens = []
     for token in values:
-        if not isinstance(token, str | AddedToken) or (many and values is not value):
+        if not isinstance(token, str | AddedToken):
             wanted = "a list of tokens" if many else "one token"
             raise InputError(f"{name} is {wanted}, each a str or an AddedToken; got {value!r}")
         tokens.append(AddedToken(token, **_PLAIN) if isinstance(token, str) else token)

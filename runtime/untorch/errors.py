@@ -27,8 +27,11 @@ class TaskError(UntorchError):
     """A task that does not exist, or that this bundle cannot do."""
 
 
-class InputError(UntorchError, ValueError):
-    """The caller's texts, ids or arguments cannot be used as given."""
+class InputError(UntorchError, ValueError, TypeError):
+    """The caller's texts, ids or arguments cannot be used as given.
+
+    transformers raises now a ValueError, now a TypeError for these: code that catches either catches this.
+    """
 
 
 class SequenceTooLongError(InputError):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from untorch import batching
@@ -158,6 +161,23 @@ class Pipeline(Rows, ABC, Generic[P]):
     def transform(self, X: Any) -> Any:  # noqa: N803
         """The same as a call: scikit-learn's name for it, as transformers has it."""
         return self(X)
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
+        """Copy the bundle that the pipeline runs into a folder, made if need be; `pipeline(task, folder)` reads it.
+
+        Raises InputError where the folder is a file, is not empty, or where the tokenizer is not the bundle's own: save
+        that with its own `save_pretrained`.
+        """
+        folder, bundle = Path(save_directory), self.model.bundle
+        if Path(self.tokenizer.name_or_path).resolve() != bundle.path.resolve():
+            raise InputError(
+                f"the tokenizer comes from {self.tokenizer.name_or_path}, not from the bundle, whose files are saved "
+                "as they are; save it beside: pipeline.tokenizer.save_pretrained(…)"
+            )
+        if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+            raise InputError(f"{folder} is {'a file' if folder.is_file() else 'not empty'}; name a new or empty folder")
+        with bundle.held():
+            shutil.copytree(bundle.path, folder, dirs_exist_ok=True)
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.origin is not None:

@@ -60,7 +60,7 @@ class ZeroShotClassificationPipeline(Pipeline[ZeroShotClassificationParameters])
                 f"{self.model.bundle.path} has no label of entailment among {', '.join(labels)}; zero-shot "
                 "classification needs a model of entailment, and its config.json to name that label"
             )
-        self._entailment = found[0]
+        self.entailment_id = found[0]
 
     def __call__(self, *inputs: Any, **arguments: Any) -> Any:
         """Classify; see the class for the arguments."""
@@ -102,9 +102,9 @@ class ZeroShotClassificationPipeline(Pipeline[ZeroShotClassificationParameters])
     def _scores(self, logits: Array, multi_label: bool) -> Array:
         """(labels,) from one text's logits (labels, classes)."""
         if multi_label or len(logits) == 1:
-            contradiction = -1 if self._entailment == 0 else 0
-            return softmax(logits[:, [contradiction, self._entailment]])[:, 1]
-        return softmax(logits[:, self._entailment])
+            contradiction = -1 if self.entailment_id == 0 else 0
+            return softmax(logits[:, [contradiction, self.entailment_id]])[:, 1]
+        return softmax(logits[:, self.entailment_id])
 
 
 def _question(item: Any, labels: list[str] | None) -> tuple[str, list[str]]:

@@ -46,6 +46,8 @@ def app(
         from untorch.serving.models import Models
     try:
         chosen = Settings(**settings)
+    except InputError:
+        raise
     except TypeError as error:
         raise InputError(f"serving has no such setting: {error}") from None
     named: Mapping[str, str | os.PathLike[str] | None]

@@ -37,10 +37,11 @@ class Editing:
     def add_tokens(self: Any, new_tokens: Token | Sequence[Token], special_tokens: bool = False) -> int:
         """Add tokens to the end of the vocabulary; those that are there already keep their ids.
 
-        Returns how many are new. A model knows only the ids that it was exported with: it refuses new ones. Raises
-        InputError for anything that is not a token.
+        Returns how many are new; nothing, or an empty str, is none. A model knows only the ids that it was exported
+        with: it refuses new ones. Raises InputError for anything that is not a token.
         """
-        tokens = [new_tokens] if isinstance(new_tokens, str | AddedToken) else list(new_tokens or ())
+        new = new_tokens or ()
+        tokens = [new] if isinstance(new, str | AddedToken) else list(new)
         for token in tokens:
             if not isinstance(token, str | AddedToken) or not str(token):
                 raise InputError(f"a token is a str that is not empty, or an AddedToken, not {token!r}")
@@ -77,22 +78,35 @@ class Editing:
         return added
 
     def save_pretrained(
-        self: Any, save_directory: str | os.PathLike[str], filename_prefix: str | None = None, **others: Any
+        self: Any,
+        save_directory: str | os.PathLike[str],
+        legacy_format: bool | None = None,
+        filename_prefix: str | None = None,
+        push_to_hub: bool = False,
+        *,
+        save_jinja_files: bool = True,
+        **others: Any,
     ) -> tuple[str, ...]:
         """Write the tokenizer into a folder, made if need be, in the files of transformers 4.57.
 
-        Returns the files' paths. transformers and untorch read the same tokenizer from them. Raises InputError where
-        `save_directory` is a file, and for transformers' other arguments, by name.
+        Returns the files' paths. transformers and untorch read the same tokenizer from them. Chat templates are files
+        of their own, or with `save_jinja_files=False` part of tokenizer_config.json. Raises InputError where
+        `save_directory` is a file, for `legacy_format=True` (the vocabulary files of slow tokenizers), for
+        `push_to_hub=True`, and for transformers' other arguments, by name.
         """
-        refuse_others(others, SAVING, ("filename_prefix",), "save_pretrained")
+        others |= {"legacy_format": bool(legacy_format), "push_to_hub": push_to_hub}
+        refuse_others(others, SAVING, ("filename_prefix", "save_jinja_files"), "save_pretrained")
         folder = Path(save_directory)
         if folder.is_file():
             raise InputError(f"{folder} is a file; name a folder")
         folder.mkdir(parents=True, exist_ok=True)
         prefix = f"{filename_prefix}-" if filename_prefix else ""
-        templates = _templates(self.chat_template)
+        settings = self._saved_settings()
+        templates = _templates(self.chat_template) if save_jinja_files else {}
+        if not save_jinja_files and self.chat_template is not None:
+            settings["chat_template"] = _listed(self.chat_template)
         written = {f"{prefix}{name}": text for name, text in templates.items()}
-        written[f"{prefix}tokenizer_config.json"] = _json(self._saved_settings())
+        written[f"{prefix}tokenizer_config.json"] = _json(settings)
         written[f"{prefix}special_tokens_map.json"] = _json(_described(self, self.special_tokens_map))
         written[f"{prefix}tokenizer.json"] = self.backend_tokenizer.to_str(pretty=True)
         for name, text in written.items():
@@ -150,6 +164,13 @@ def _templates(template: str | Mapping[str, str] | None) -> dict[str, str]:
         "chat_template.jinja" if name == "default" else f"additional_chat_templates/{name}.jinja": text
         for name, text in template.items()
     }
+
+
+def _listed(template: str | Mapping[str, str]) -> str | list[dict[str, str]]:
+    """The chat templates as tokenizer_config.json has them."""
+    if isinstance(template, str):
+        return template
+    return [{"name": name, "template": text} for name, text in template.items()]
 
 
 def _described(tokenizer: Any, named: Mapping[str, str | list[str]]) -> dict[str, Any]:

@@ -69,21 +69,26 @@ def collate(
 
 
 def pad_columns(
-    columns: Mapping[str, Any], strategy: Strategy, multiple: int | None, fills: Mapping[str, int], left: bool
+    columns: Mapping[str, Any],
+    strategy: Strategy,
+    multiple: int | None,
+    fills: Mapping[str, int],
+    left: bool,
+    main: str = "input_ids",
 ) -> dict[str, Any]:
     """Pad the rows of the columns named in `fills`, with the value given there; a single row stays one.
 
-    Arrays become lists. An `attention_mask` is added where `fills` names one. Raises InputError when
-    columns differ in their number of rows.
+    `main` is the column of the ids. Arrays become lists. An `attention_mask` is added where `fills` names one. Raises
+    InputError when columns differ in their number of rows.
     """
     columns = {name: _to_lists(value) for name, value in columns.items()}
-    single = not isinstance(columns["input_ids"][0], list)
+    single = not isinstance(columns[main][0], list)
     if single:
         columns = {name: [value] for name, value in columns.items()}
-    lengths = [len(ids) for ids in columns["input_ids"]]
+    lengths = [len(ids) for ids in columns[main]]
     for name, rows in columns.items():
         if len(rows) != len(lengths):
-            raise InputError(f"{name} has {len(rows)} rows, input_ids {len(lengths)}")
+            raise InputError(f"{name} has {len(rows)} rows, {main} {len(lengths)}")
     if "attention_mask" in fills and "attention_mask" not in columns:
         columns["attention_mask"] = [[1] * length for length in lengths]
 

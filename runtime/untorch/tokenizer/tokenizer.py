@@ -272,10 +272,11 @@ class Tokenizer(ChatTemplates, Editing, Preparing, Vocabulary):
     ) -> BatchEncoding:
         """Pad rows of ids that were encoded before: a mapping, a BatchEncoding, or a list of mappings.
 
-        Lists and arrays are accepted; arrays in give arrays out. Raises InputError when there are no
-        `input_ids`, when values differ in their number of rows, and without a pad token.
+        Lists and arrays are accepted; arrays in give arrays out. The ids go by the first of `model_input_names`. Raises
+        InputError when there are none, when values differ in their number of rows, and without a pad token.
         """
         check_tensor_type(return_tensors)
+        main = self.model_input_names[0]
         if isinstance(encoded_inputs, Mapping):
             columns = dict(encoded_inputs.items())
         else:
@@ -283,13 +284,13 @@ class Tokenizer(ChatTemplates, Editing, Preparing, Vocabulary):
                 name: [row[name] for row in encoded_inputs] for name in (encoded_inputs[0] if encoded_inputs else ())
             }
             if not encoded_inputs:
-                columns = {"input_ids": []}
-        if "input_ids" not in columns:
-            raise InputError(f"pad needs input_ids, but was given {', '.join(columns) or 'nothing'}")
-        if len(columns["input_ids"]) == 0:
+                columns = {main: []}
+        if main not in columns:
+            raise InputError(f"pad needs {main}, but was given {', '.join(columns) or 'nothing'}")
+        if len(columns[main]) == 0:
             return BatchEncoding(columns | ({"attention_mask": []} if return_attention_mask else {}))
 
-        if return_tensors is None and isinstance(columns["input_ids"][0], np.ndarray | np.integer):
+        if return_tensors is None and isinstance(columns[main][0], np.ndarray | np.integer):
             return_tensors = "np"
         strategy = self._strategy(
             CallOptions(padding=padding, max_length=max_length, padding_side=padding_side, verbose=verbose)
@@ -297,13 +298,13 @@ class Tokenizer(ChatTemplates, Editing, Preparing, Vocabulary):
         if return_attention_mask is None:
             return_attention_mask = "attention_mask" in self.model_input_names
         fills = {
-            "input_ids": self.pad_token_id or 0,
+            main: self.pad_token_id or 0,
             "token_type_ids": self.pad_token_type_id,
             "special_tokens_mask": 1,
             **({"attention_mask": 0} if return_attention_mask else {}),
         }
         left = check_side("padding_side", padding_side or self.padding_side) == "left"
-        columns = pads.pad_columns(columns, strategy, pad_to_multiple_of, fills, left)
+        columns = pads.pad_columns(columns, strategy, pad_to_multiple_of, fills, left, main)
         return BatchEncoding(columns, tensor_type=return_tensors)
 
     @property

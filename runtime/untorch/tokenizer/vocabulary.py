@@ -18,11 +18,14 @@ from untorch.tokenizer.overrides import ADDITIONAL, TOKEN_NAMES
 
 # Arguments of decode that only slow tokenizers have.
 DECODING: Mapping[str, Rule] = {
-    "spaces_between_special_tokens": Rule((True,), "only slow tokenizers have it"),
+    "spaces_between_special_tokens": Rule((True, False), "fast tokenizers, as here, take it without effect"),
     "use_source_tokenizer": Rule((False,), "only slow tokenizers have it"),
 }
 
 Ids = int | Sequence[int] | np.ndarray[Any, np.dtype[Any]]
+
+
+_SETTINGS = ("do_lower_case", "add_bos_token", "add_eos_token", "src_lang", "tgt_lang")
 
 
 class _SpecialToken:
@@ -74,6 +77,8 @@ class Vocabulary:
     cls_token_id, mask_token_id = _SpecialTokenId(), _SpecialTokenId()
 
     is_fast = True
+    # transformers keeps the positional arguments of its constructors here; a tokenizer that was loaded has none.
+    init_inputs: tuple[Any, ...] = ()
 
     def __init__(self, tokenizer: RustTokenizer, settings: Settings) -> None:
         """Take over a Rust tokenizer and the settings read with it."""
@@ -95,6 +100,10 @@ class Vocabulary:
             return extra[name]
         if name.endswith("_id") and name.removesuffix("_id") in extra:
             return self.convert_tokens_to_ids(extra[name.removesuffix("_id")])
+        # So are the settings that its class follows (`do_lower_case`, …), as they were read.
+        settings = self.__dict__.get("init_kwargs", {})
+        if name in _SETTINGS and name in settings:
+            return settings[name]
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __len__(self) -> int:
@@ -169,6 +178,10 @@ class Vocabulary:
         """The ids of `additional_special_tokens`."""
         return self.convert_tokens_to_ids(self.additional_special_tokens)
 
+    @additional_special_tokens_ids.setter
+    def additional_special_tokens_ids(self, ids: Sequence[int]) -> None:
+        self.additional_special_tokens = self.convert_ids_to_tokens(ids)
+
     @property
     def pad_token_type_id(self) -> int:
         """The token type id of padding."""
@@ -235,8 +248,9 @@ class Vocabulary:
         """The text of one sequence of ids (or of one id).
 
         `clean_up_tokenization_spaces` removes the spaces before punctuation; None follows the tokenizer's
-        config. The text of a BPE model that transformers 5 saved keeps them, as there. Raises InputError for
-        an id outside the vocabulary, for a batch, and for transformers' other arguments, by name.
+        config. The text of a BPE model that transformers 5 saved keeps them, as there.
+        Raises InputError for an id outside the vocabulary, for a batch, and for transformers' other arguments, by
+        name.
         """
         if others:
             refuse_others(others, DECODING, ("skip_special_tokens", "clean_up_tokenization_spaces"), "decode")

@@ -30,6 +30,7 @@ from untorch.tokenizer.strategies import VERY_LARGE_INTEGER
 # What transformers 5 has to be told to clean up the text of a BPE model.
 CLEAN_UP_BPE = "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"
 
+
 class Settings(NamedTuple):
     """Everything about a tokenizer that the Rust tokenizer does not hold."""
 

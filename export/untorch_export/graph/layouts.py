@@ -56,10 +56,19 @@ def _splits_heads(reshape: onnx.NodeProto, shapes: Mapping[str, Shape] | None) -
     return whole[2] == split[2] * split[3]
 
 
+def split_again(graph: Graph, rows: str, result: str, heads: int) -> list[onnx.NodeProto]:
+    """The nodes that make `result` (batch, heads, sequence, size) of `rows` (batch, sequence, heads * size)."""
+    shape = graph.add_constant(f"attention.split.{heads}", np.array([0, 0, heads, -1], np.int64))
+    return [
+        node("Reshape", [rows, shape], f"{result}.inside"),
+        node("Transpose", [f"{result}.inside"], result, perm=HEADS_INSIDE),
+    ]
+
+
 def one_row_a_query(
-    graph: Graph, added: str, before: onnx.NodeProto, query: str, result: str, *, sequence: int = 1
+    graph: Graph, added: str, before: onnx.NodeProto, query: str, result: str, *, sequence: int = 1, rank: int = 4
 ) -> str:
-    """What is added to scores, (…, 1 or queries, keys), with a row for each query. Its name is `result`.
+    """What is added to scores of a rank, (…, 1 or queries, keys), with a row for each query. Its name is `result`.
 
     The axis `sequence` of `query` says how many there are.
     """
@@ -68,7 +77,7 @@ def one_row_a_query(
     graph.insert_before(
         before,
         node("Shape", [query], length, start=sequence, end=sequence + 1),
-        node("Concat", [one, one, length, one], shape, axis=0),
+        node("Concat", [*[one] * (rank - 2), length, one], shape, axis=0),
         node("Expand", [added, shape], result),
     )
     return result

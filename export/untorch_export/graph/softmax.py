@@ -4,63 +4,109 @@ ONNX Runtime's optimizer knows the patterns of a few models. What all of them ha
 
     softmax(scale * query @ key.T + bias + ...) @ value
 
-Whatever is added to the scores (a mask, relative positions) is added by the fused operator, too. Not found is attention
-whose query also enters what is added to the scores before they are scaled, or that looks at blocks of a sequence.
+Whatever is added to the scores (a mask, relative positions, what DeBERTa makes of queries and distances) is computed
+beside, and added by the fused operator, too. It takes the same steps as the scores do on their way to the softmax: it
+is scaled, reshaped and masked where they are. Heads are an axis of their own, (batch, heads, sequence, size), or joined
+with the batch for the two products. Not found is attention whose scores are changed in another way (capped, or mixed
+between heads), or that looks at blocks of a sequence.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import onnx
 
 from untorch_export.graph.attention import Attention, fused
-from untorch_export.graph.layouts import HEADS_INSIDE, KEYS, joined, one_row_a_query, permutation
-from untorch_export.graph.rewriting import Graph, node
+from untorch_export.graph.layouts import HEADS_INSIDE, joined, permutation, split_again
+from untorch_export.graph.rewriting import Graph
+from untorch_export.graph.scores import Beside, by_heads, read_scores
+from untorch_export.graph.shapes import Shape, infer
 
-_LEAST = np.float32(float(np.finfo(np.float32).min) / 2)  # leaves room for the scores
-_LAST_TWO = [0, 1, 3, 2]
+_SPLIT, _ROWS = 4, 3  # axes of arrays with an axis for heads, and of those without
 
 
 @dataclass(frozen=True)
-class _Scores:
-    """Where scores come from: names of (batch, heads, sequence, size) arrays, the scale, and what is added."""
+class _Weighed:
+    """What a softmax weighs, the name of (batch, heads, keys, size), and the last node of what is made of it.
 
-    query: str
-    key: str
-    scale: float | None
-    added: tuple[str, ...] = ()
+    That node gives (batch, queries, heads * size) where it `joins` heads, and (batch, heads, queries, size) elsewhere.
+    """
+
+    value: str
+    last: onnx.NodeProto
+    joins: bool
 
 
 def fuse_softmax(graph: Graph, heads: int) -> None:
-    """Replace every attention found in the graph by one operator. `heads` is the model's number of them."""
-    for softmax in graph.of("Softmax"):
-        if obstacle(graph, softmax) is None:
-            _fuse(graph, softmax, heads)
+    """Replace every attention found in the graph by one operator.
+
+    `heads` is the model's number of them, which counts where the graph itself does not say.
+    """
+    if not graph.of("Softmax"):
+        return
+    shapes = infer(graph)
+    beside = Beside(graph, shapes)
+    found = [softmax for softmax in graph.of("Softmax") if obstacle(graph, softmax, shapes) is None]
+    # ConvBERT's config counts heads that it replaces by convolutions, too.
+    known = {count for softmax in found if (count := _heads(softmax, shapes))}
+    heads = known.pop() if len(known) == 1 else heads
+    for softmax in found:
+        _fuse(graph, softmax, _heads(softmax, shapes) or heads, shapes, beside)
     graph.drop_unused()
 
 
-def obstacle(graph: Graph, softmax: onnx.NodeProto) -> str | None:
+def _heads(softmax: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int:
+    """How many heads the scores are of, (batch, heads, queries, keys); 0 where it is not known."""
+    shape = shapes.get(softmax.input[0], ())
+    count = shape[1] if len(shape) == _SPLIT else None
+    return count if isinstance(count, int) else 0
+
+
+def attends(graph: Graph, softmax: onnx.NodeProto) -> bool:
+    """Whether a softmax is over scores of attention: right above it, two arrays of activations are multiplied.
+
+    Others choose experts, or make the kernels of a convolution.
+    """
+    seen: set[str] = set()
+    waiting = [softmax.input[0]]
+    while waiting:
+        name = waiting.pop()
+        made_by = graph.producer(name)
+        if made_by is None or name in seen:
+            continue
+        seen.add(name)
+        if made_by.op_type in ("MatMul", "Einsum") and not any(map(graph.is_constant, made_by.input)):
+            return True
+        if made_by.op_type not in ("MatMul", "Gemm", "Conv", "LayerNormalization", "RMSNormalization"):
+            waiting += made_by.input
+    return False
+
+
+def obstacle(graph: Graph, softmax: onnx.NodeProto, shapes: Mapping[str, Shape]) -> str | None:
     """Why the attention around a softmax cannot be fused, in words; None where it can."""
-    if _scores(graph, softmax.input[0]) is None:
-        return "its scores are not one product of queries and keys, scaled, with something added afterwards"
-    weights = _without_nan(graph, softmax)
-    found = graph.downstream(weights.output[0], "MatMul", "Transpose", "Reshape")
-    if not found or permutation(found[1]) != HEADS_INSIDE or found[0].input[0] != weights.output[0]:
-        return "what its softmax weighs is not joined from heads to rows right behind"
+    if len(shapes.get(softmax.input[0], ())) == _ROWS:
+        return "its heads are joined with the batch where scores become shares"
+    if read_scores(graph, softmax.input[0], shapes) is None:
+        return "its scores are not one product of queries and keys, scaled, with something added or masked afterwards"
+    if _weighed(graph, _without_nan(graph, softmax), shapes) is None:
+        return "its shares are not multiplied with values and nothing else"
     return None
 
 
-def _fuse(graph: Graph, softmax: onnx.NodeProto, heads: int) -> None:
+def _fuse(graph: Graph, softmax: onnx.NodeProto, heads: int, shapes: Mapping[str, Shape], beside: Beside) -> None:
     weights = _without_nan(graph, softmax)
-    context, _, result = graph.downstream(weights.output[0], "MatMul", "Transpose", "Reshape")
-    if (scores := _scores(graph, softmax.input[0])) is None:
+    scores, weighed = read_scores(graph, softmax.input[0], shapes), _weighed(graph, weights, shapes)
+    if scores is None or weighed is None:
         return
-    query, key, value = (joined(graph, name, result) for name in (scores.query, scores.key, context.input[1]))
-    added = _sum(graph, scores.added, result, query, finite=weights is not softmax) if scores.added else ""
-    layer = Attention(query, key, value, heads, heads, result.output[0], scale=scores.scale, added=added)
-    graph.replace(result, [fused(layer)])
+    last, result = weighed.last, weighed.last.output[0]
+    query, key, value = (joined(graph, name, last) for name in (scores.query, scores.key, weighed.value))
+    added = beside.added(scores, query, last, finite=weights is not softmax)
+    made = result if weighed.joins else f"{result}.joined"
+    layer = Attention(query, key, value, heads, heads, made, scale=scores.scale, added=added)
+    back = [] if weighed.joins else split_again(graph, made, result, heads)
+    graph.replace(last, [fused(layer), *back])
 
 
 def _without_nan(graph: Graph, softmax: onnx.NodeProto) -> onnx.NodeProto:
@@ -71,73 +117,19 @@ def _without_nan(graph: Graph, softmax: onnx.NodeProto) -> onnx.NodeProto:
     return next(reader for reader in readers if reader.op_type == "Where")
 
 
-def _scores(graph: Graph, name: str, scale: float = 1.0) -> _Scores | None:
-    """Read scores backwards from their softmax, or None where they are something else."""
-    made_by = graph.producer(name)
-    if made_by is None:
+def _weighed(graph: Graph, weights: onnx.NodeProto, shapes: Mapping[str, Shape]) -> _Weighed | None:
+    """Read on from a softmax; None where its shares are used otherwise."""
+    shares = weights.output[0]
+    merged = graph.downstream(shares, "Reshape")
+    shares = merged[0].output[0] if merged else shares
+    product = graph.downstream(shares, "MatMul")
+    if not product or product[0].input[0] != shares or graph.is_constant(product[0].input[1]):
         return None
-    if made_by.op_type == "Add" and scale == 1.0:  # what is added before scaling would have to be scaled, too
-        for scored, added in (made_by.input, reversed(made_by.input)):
-            if (found := _scores(graph, scored)) is not None:
-                return _Scores(found.query, found.key, found.scale, (*found.added, added))
+    value = by_heads(graph, product[0].input[1], shapes)
+    parted = graph.downstream(product[0].output[0], "Reshape") if merged else product
+    if not value or not parted:
         return None
-    if made_by.op_type in ("Div", "Mul") and (factor := graph.scalar(made_by.input[1])) is not None:
-        return _scores(graph, made_by.input[0], scale * (1 / factor if made_by.op_type == "Div" else factor))
-    if made_by.op_type != "MatMul" or any(graph.is_constant(part) for part in made_by.input):
-        return None
-    return _product(graph, made_by, scale)
-
-
-def _product(graph: Graph, product: onnx.NodeProto, scale: float) -> _Scores | None:
-    """Read the product of queries and keys, each of which may have been scaled before."""
-    (query, first), (key, second) = (_unscaled(graph, part) for part in product.input)
-    # Both times a square root: 1/sqrt(size) in all, which is the operator's default.
-    default = first is None
-    if default != (second is None):
-        return None
-    scale *= (first or 1.0) * (second or 1.0)
-    transposed = graph.producer(key)
-    if transposed is None or transposed.op_type != "Transpose" or (default and scale != 1.0):
-        return None
-    if permutation(transposed) == KEYS:
-        return _Scores(query, key, None if default else scale)
-    if permutation(transposed) == _LAST_TWO:
-        return _Scores(query, transposed.input[0], None if default else scale)
-    return None
-
-
-def _unscaled(graph: Graph, name: str) -> tuple[str, float | None]:
-    """Without the factor with which PyTorch's own attention begins, and that factor; 1 where there is none.
-
-    It is the root of the scale: None for the default, 1/sqrt(size), which is computed from the array's shape, and a
-    number where the model names its scale.
-    """
-    made_by = graph.producer(name)
-    if made_by is None or made_by.op_type != "Mul":
-        return name, 1.0
-    if (factor := graph.scalar(made_by.input[1])) is not None:
-        return made_by.input[0], factor
-    root = graph.producer(made_by.input[1])
-    if root is not None and root.op_type == "Sqrt" and not graph.is_constant(root.input[0]):
-        return made_by.input[0], None
-    return name, 1.0
-
-
-def _sum(graph: Graph, added: tuple[str, ...], before: onnx.NodeProto, query: str, *, finite: bool) -> str:
-    """What is added to the scores, as one array with an axis as long as the query's sequence. Layers share it.
-
-    Where it is to be `finite`, a query that may attend to nothing attends to everything alike, instead of giving NaN.
-    Such a query is padding, whose values nobody reads.
-    """
-    name = "+".join(added)
-    if graph.producer(f"{name}.bias") is not None:
-        return f"{name}.bias"
-    total = added[0]
-    for index, other in enumerate(added[1:]):
-        graph.insert_before(before, node("Add", [total, other], f"{name}.sum{index}"))
-        total = f"{name}.sum{index}"
-    if finite:
-        least = graph.add_constant("attention.least", _LEAST)
-        graph.insert_before(before, node("Max", [total, least], f"{name}.finite"))
-        total = f"{name}.finite"
-    return one_row_a_query(graph, total, before, query, f"{name}.bias")
+    found = graph.downstream(parted[0].output[0], "Transpose", "Reshape")
+    if found and permutation(found[0]) == HEADS_INSIDE and len(shapes.get(found[1].output[0], ())) in (0, _ROWS):
+        return _Weighed(value, found[1], joins=True)
+    return _Weighed(value, parted[0], joins=False)

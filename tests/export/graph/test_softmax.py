@@ -77,6 +77,10 @@ def attention(
         node("Reshape", [node("Relu", [context], "positive"), node("Shape", ["x"], "like")], "y")
     else:
         node("Reshape", [node("Transpose", [context], "merged", perm=[0, 2, 1, 3]), "join"], "y")
+    return _model(nodes, constants)
+
+
+def _model(nodes, constants):
     inputs = {"x": ["b", "s", WIDTH], "mask": ["b", 1, 1, "s"], "relative": [1, HEADS, "s", "s"]}
     graph = helper.make_graph(
         nodes,

@@ -29,12 +29,14 @@ class Scores:
 
     The arrays are (batch, heads, sequence, size), a key maybe as a Transpose gives it, (batch, heads, size, sequence).
     `scale` is None for 1 / sqrt(size). A step is a node, and the place among its inputs where the scores come in.
+    `computed` names factors that the graph computes, each with the operator (Mul or Div) that scales a product by it.
     """
 
     query: str
     key: str
     scale: float | None
     steps: tuple[tuple[onnx.NodeProto, int], ...] = ()
+    computed: tuple[tuple[str, str], ...] = ()
 
 
 def read_scores(graph: Graph, name: str, shapes: Shapes) -> Scores | None:
@@ -81,7 +83,8 @@ def _product(graph: Graph, product: onnx.NodeProto, shapes: Shapes) -> Scores | 
     """Read the product of queries and keys, each of which may have been scaled before."""
     if any(map(graph.is_constant, product.input)):
         return None
-    (query, first), (key, second) = (_unscaled(graph, part) for part in product.input)
+    computed: list[tuple[str, str]] = []
+    (query, first), (key, second) = (_unscaled(graph, part, shapes, computed) for part in product.input)
     # Both times a square root: 1/sqrt(size) in all, which is the operator's default.
     default = first is None
     if default != (second is None):
@@ -95,14 +98,16 @@ def _product(graph: Graph, product: onnx.NodeProto, shapes: Shapes) -> Scores | 
         if turned is None or turned.op_type != "Transpose" or permutation(turned) != KEYS:
             return None
     query = by_heads(graph, query, shapes)
-    return Scores(query, key, None if default else (first or 1.0) * (second or 1.0)) if query and key else None
+    if not query or not key:
+        return None
+    return Scores(query, key, None if default else (first or 1.0) * (second or 1.0), computed=tuple(computed))
 
 
-def _unscaled(graph: Graph, name: str) -> tuple[str, float | None]:
+def _unscaled(graph: Graph, name: str, shapes: Shapes, computed: list[tuple[str, str]]) -> tuple[str, float | None]:
     """Without the factor that an array is multiplied with before the product, and that factor; 1 where there is none.
 
     PyTorch's own attention begins with the root of the scale: None for that of the default, 1/sqrt(size), which is
-    computed from the array's shape.
+    computed from the array's shape. Any other single number that the graph computes goes to `computed`.
     """
     made_by = graph.producer(name)
     if made_by is None or made_by.op_type not in ("Mul", "Div"):
@@ -110,8 +115,17 @@ def _unscaled(graph: Graph, name: str) -> tuple[str, float | None]:
     if factor := graph.scalar(made_by.input[1]):
         return made_by.input[0], factor if made_by.op_type == "Mul" else 1 / factor
     root = graph.producer(made_by.input[1])
-    computed = root is not None and root.op_type == "Sqrt" and not graph.is_constant(root.input[0])
-    return (made_by.input[0], None) if computed and made_by.op_type == "Mul" else (name, 1.0)
+    if (
+        made_by.op_type == "Mul"
+        and root is not None
+        and root.op_type == "Sqrt"
+        and not graph.is_constant(root.input[0])
+    ):
+        return made_by.input[0], None
+    if not graph.is_constant(made_by.input[1]) and shapes.get(made_by.input[1]) == ():
+        computed.append((made_by.op_type, made_by.input[1]))
+        return made_by.input[0], 1.0
+    return name, 1.0
 
 
 def by_heads(graph: Graph, name: str, shapes: Shapes, order: Sequence[int] = HEADS_INSIDE) -> str:

@@ -20,7 +20,7 @@ import onnx
 
 from untorch_export.graph.attention import Attention, fused
 from untorch_export.graph.layouts import HEADS_INSIDE, joined, permutation, split_again
-from untorch_export.graph.rewriting import Graph
+from untorch_export.graph.rewriting import Graph, node
 from untorch_export.graph.scores import Beside, by_heads, read_scores
 from untorch_export.graph.shapes import Shape, infer
 
@@ -102,6 +102,9 @@ def _fuse(graph: Graph, softmax: onnx.NodeProto, heads: int, shapes: Mapping[str
         return
     last, result = weighed.last, weighed.last.output[0]
     query, key, value = (joined(graph, name, last) for name in (scores.query, scores.key, weighed.value))
+    for kind, factor in scores.computed:
+        graph.insert_before(last, node(kind, [query, factor], f"{query}.{kind.lower()}.{result}"))
+        query = f"{query}.{kind.lower()}.{result}"
     added = beside.added(scores, query, last, finite=weights is not softmax)
     made = result if weighed.joins else f"{result}.joined"
     layer = Attention(query, key, value, heads, heads, made, scale=scores.scale, added=added)

@@ -47,6 +47,9 @@ def attention(
         wide = node("Concat", ["open", shape, "sizes"], "wide", axis=0)
         q, v = node("Reshape", [q, wide], "q_rows"), node("Reshape", [v, wide], "v_rows")
         k = node("Reshape", [k, node("Concat", ["open", "sizes", shape], "tall", axis=0)], "k_rows")
+    if scale == "computed":
+        root = node("Sqrt", [node("Cast", [node("ReduceMax", ["split"], "four", keepdims=0)], "size", to=1)], "root")
+        k = node("Div", [k, root], "k_scaled")
     if key == "transposed twice":
         k = node("Transpose", [k], "k_again", perm=[0, 1, 3, 2])
     scores = node("MatMul", [q, k], "scores")
@@ -66,6 +69,12 @@ def attention(
         scores = node("Add", [scores, name] if name == "mask" else [name, scores], f"with_{name}_later")
     if masked:
         scores = node("Where", [node("Less", ["mask", "low"], "hidden"), "lowest", scores], "masked")
+    _weigh(node, scores, v, merged=merged, splits=splits)
+    return _model(nodes, constants)
+
+
+def _weigh(node, scores, v, *, merged, splits):
+    """softmax(scores) @ v, with heads joined to rows or, where it `splits`, on an axis of their own for a while."""
     weights = node("Softmax", [scores], "weights", axis=-1)
     if merged:
         weights = node("Reshape", [weights, node("Concat", ["open", "length", "length"], "joined", axis=0)], "shares")
@@ -77,7 +86,6 @@ def attention(
         node("Reshape", [node("Relu", [context], "positive"), node("Shape", ["x"], "like")], "y")
     else:
         node("Reshape", [node("Transpose", [context], "merged", perm=[0, 2, 1, 3]), "join"], "y")
-    return _model(nodes, constants)
 
 
 def _model(nodes, constants):
@@ -108,6 +116,7 @@ def run(model, length=5):
     "arguments",
     [
         {}, {"add": ()}, {"add": ("mask",)}, {"add": ("relative",)}, {"scale": None}, {"key": "transposed twice"},
+        {"scale": "computed"}, {"scale": "computed", "merged": True},
         {"inside": True}, {"inside": True, "add": ()}, {"masked": True, "add": ()}, {"masked": True, "inside": True},
         {"merged": True}, {"merged": True, "add": ()}, {"merged": True, "inside": True}, {"splits": True},
         {"merged": True, "inside": True, "masked": True, "splits": True},

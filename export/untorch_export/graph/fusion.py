@@ -47,6 +47,8 @@ def fuse(path: Path, config: dict[str, Any], *, device: str = "cpu") -> onnx.Mod
     known = ModelConfig(config)
     heads = int(known.get("num_attention_heads") or 0)
     graph = Graph(files.load(path))
+    # Before ONNX Runtime's own operators come in, whose results' shapes nobody infers.
+    shapes = infer(graph) if graph.of("Softmax") else {}
     fuse_standard(graph, grouped=not on_gpu)
     _take_known_forms(graph, on_gpu=on_gpu)
     prepared = graph.finish()
@@ -61,7 +63,7 @@ def fuse(path: Path, config: dict[str, Any], *, device: str = "cpu") -> onnx.Mod
             optimization_options=options,
         ).model
     graph = Graph(model)
-    softmax.fuse_softmax(graph, heads)
+    softmax.fuse_softmax(graph, heads, shapes)
     _unflatten(graph)
     return graph.finish()
 

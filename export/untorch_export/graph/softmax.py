@@ -39,21 +39,19 @@ class _Weighed:
     joins: bool
 
 
-def fuse_softmax(graph: Graph, heads: int) -> None:
+def fuse_softmax(graph: Graph, heads: int, shapes: Mapping[str, Shape] | None = None) -> None:
     """Replace every attention found in the graph by one operator.
 
-    `heads` is the model's number of them, which counts where the graph itself does not say.
+    `heads` is the model's number of them, which counts where the graph itself does not say: ConvBERT's config counts
+    heads that it replaces by convolutions, too. `shapes` are those of its values, found out where they are not given.
     """
     if not graph.of("Softmax"):
         return
-    shapes = infer(graph)
+    shapes = infer(graph) if shapes is None else shapes
     beside = Beside(graph, shapes)
-    found = [softmax for softmax in graph.of("Softmax") if obstacle(graph, softmax, shapes) is None]
-    # ConvBERT's config counts heads that it replaces by convolutions, too.
-    known = {count for softmax in found if (count := _heads(softmax, shapes))}
-    heads = known.pop() if len(known) == 1 else heads
-    for softmax in found:
-        _fuse(graph, softmax, _heads(softmax, shapes) or heads, shapes, beside)
+    for softmax in graph.of("Softmax"):
+        if obstacle(graph, softmax, shapes) is None:
+            _fuse(graph, softmax, _heads(softmax, shapes) or heads, shapes, beside)
     graph.drop_unused()
 
 

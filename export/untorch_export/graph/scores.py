@@ -134,11 +134,13 @@ def by_heads(graph: Graph, name: str, shapes: Shapes, order: Sequence[int] = HEA
     What a Reshape joined is told from the Transpose before it, which brought the heads beside the batch.
     """
     rank, made_by = len(shapes.get(name, ())), graph.producer(name)
-    if rank != len(order) and made_by is not None and made_by.op_type == "Reshape":
-        split = graph.producer(made_by.input[0])
-        if split is not None and split.op_type == "Transpose" and permutation(split) == list(order):
-            return made_by.input[0]
-    return name if rank in (0, len(order)) else ""
+    if rank == len(order):
+        return name
+    if made_by is None or made_by.op_type != "Reshape":
+        return "" if rank else name
+    split = graph.producer(made_by.input[0])
+    merged = split is not None and split.op_type == "Transpose" and permutation(split) == list(order)
+    return made_by.input[0] if merged else ""
 
 
 class Beside:

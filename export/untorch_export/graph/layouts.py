@@ -40,10 +40,20 @@ def joined(graph: Graph, name: str, before: onnx.NodeProto, shapes: Mapping[str,
     if graph.producer(result) is None:
         if order == HEADS_INSIDE:
             graph.insert_before(before, node("Transpose", [source], f"{name}.inside", perm=order))
-            source = f"{name}.inside"
-        shape = graph.add_constant("attention.joined", np.array([0, 0, -1], np.int64))
-        graph.insert_before(before, node("Reshape", [source, shape], result))
+            axes = (shapes or {}).get(name, ())
+            source, shapes = f"{name}.inside", {f"{name}.inside": tuple(axes[at] for at in order) if axes else ()}
+        graph.insert_before(before, node("Reshape", [source, _rows(graph, source, shapes or {})], result))
     return result
+
+
+def _rows(graph: Graph, split: str, shapes: Mapping[str, Shape]) -> str:
+    """The shape that joins the heads of an array (batch, sequence, heads, size), its last axis a number where known.
+
+    ONNX Runtime (1.32) takes one that it cannot infer for 0 where heads share keys, and refuses what reads the result.
+    """
+    parts = shapes.get(split, ())[2:]
+    width = int(np.prod(parts)) if parts and all(isinstance(part, int) for part in parts) else -1
+    return graph.add_constant(f"attention.joined.{width}", np.array([0, 0, width], np.int64))
 
 
 def _splits_heads(reshape: onnx.NodeProto, shapes: Mapping[str, Shape] | None) -> bool:

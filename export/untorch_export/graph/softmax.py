@@ -121,16 +121,24 @@ def _without_nan(graph: Graph, softmax: onnx.NodeProto) -> onnx.NodeProto:
 def _weighed(graph: Graph, weights: onnx.NodeProto, shapes: Mapping[str, Shape]) -> _Weighed | None:
     """Read on from a softmax; None where its shares are used otherwise."""
     shares = weights.output[0]
-    merged = graph.downstream(shares, "Reshape")
-    shares = merged[0].output[0] if merged else shares
-    product = graph.downstream(shares, "MatMul")
-    if not product or product[0].input[0] != shares or graph.is_constant(product[0].input[1]):
+    merged = _next(graph, shares, "Reshape")
+    shares = merged.output[0] if merged is not None else shares
+    product = _next(graph, shares, "MatMul")
+    if product is None or product.input[0] != shares or graph.is_constant(product.input[1]):
         return None
-    value = by_heads(graph, product[0].input[1], shapes)
-    parted = graph.downstream(product[0].output[0], "Reshape") if merged else product
-    if not value or not parted:
+    value = by_heads(graph, product.input[1], shapes)
+    parted = _next(graph, product.output[0], "Reshape") if merged is not None else product
+    if not value or parted is None:
         return None
-    found = graph.downstream(parted[0].output[0], "Transpose", "Reshape")
-    if found and permutation(found[0]) == HEADS_INSIDE and len(shapes.get(found[1].output[0], ())) in (0, _ROWS):
-        return _Weighed(value, found[1], joins=True)
-    return _Weighed(value, parted[0], joins=False)
+    turned = _next(graph, parted.output[0], "Transpose")
+    rows = _next(graph, turned.output[0], "Reshape") if turned is not None else None
+    if turned is None or rows is None or permutation(turned) != HEADS_INSIDE:
+        return _Weighed(value, parted, joins=False)
+    joins = len(shapes.get(rows.output[0], ())) in (0, _ROWS)
+    return _Weighed(value, rows if joins else parted, joins)
+
+
+def _next(graph: Graph, name: str, kind: str) -> onnx.NodeProto | None:
+    """The node of a kind that alone reads a value. TorchScript's graphs also ask for the shape of what they reshape."""
+    readers = [reader for reader in graph.readers(name) if reader.op_type != "Shape"]
+    return readers[0] if len(readers) == 1 and readers[0].op_type == kind and not graph.gives(name) else None

@@ -24,6 +24,8 @@ from untorch_export.graph.rewriting import Graph, node
 from untorch_export.graph.scores import Beside, by_heads, read_scores
 from untorch_export.graph.shapes import Shape, infer
 
+# Operators past which nothing is scores.
+_STOPS = ("MatMul", "Gemm", "Conv", "LayerNormalization", "RMSNormalization")
 _SPLIT, _ROWS = 4, 3  # axes of arrays with an axis for heads, and of those without
 
 
@@ -65,7 +67,8 @@ def _heads(softmax: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int:
 def attends(graph: Graph, softmax: onnx.NodeProto) -> bool:
     """Whether a softmax is over scores of attention: right above it, two arrays of activations are multiplied.
 
-    Others choose experts, or make the kernels of a convolution.
+    Others choose experts, or make the kernels of a convolution. Between the product and the softmax heads may be mixed,
+    by a square matrix.
     """
     seen: set[str] = set()
     waiting = [softmax.input[0]]
@@ -77,9 +80,15 @@ def attends(graph: Graph, softmax: onnx.NodeProto) -> bool:
         seen.add(name)
         if made_by.op_type in ("MatMul", "Einsum") and not any(map(graph.is_constant, made_by.input)):
             return True
-        if made_by.op_type not in ("MatMul", "Gemm", "Conv", "LayerNormalization", "RMSNormalization"):
+        if made_by.op_type not in _STOPS or _mixes_heads(graph, made_by):
             waiting += made_by.input
     return False
+
+
+def _mixes_heads(graph: Graph, product: onnx.NodeProto) -> bool:
+    matrix = product.input[-1]
+    shape = graph.shape(matrix) if product.op_type == "MatMul" and graph.is_constant(matrix) else ()
+    return len(shape) == len(set(shape)) + 1 == 2
 
 
 def obstacle(graph: Graph, softmax: onnx.NodeProto, shapes: Mapping[str, Shape]) -> str | None:

@@ -158,3 +158,21 @@ def test_a_softmax_that_chooses_experts_is_no_layer_of_attention():
     graph.add_constant("router", np.ones((WIDTH, 3), np.float32))
     graph.append(node("MatMul", ["y", "router"], "votes"), node("Softmax", ["votes"], "experts", axis=-1))
     assert [attends(graph, softmax) for softmax in graph.of("Softmax")] == [True, False]
+
+
+def test_heads_that_are_mixed_are_a_layer_that_is_not_fused():
+    model = attention(scale=None, add=())
+    graph = Graph(model)
+    (softmax,) = graph.of("Softmax")
+    mix = graph.add_constant("mix", np.eye(HEADS, dtype=np.float32))
+    graph.insert_before(
+        softmax,
+        node("Transpose", ["scores"], "heads last", perm=[0, 2, 3, 1]),
+        node("MatMul", ["heads last", mix], "mixed"),
+        node("Transpose", ["mixed"], "heads first", perm=[0, 3, 1, 2]),
+    )
+    graph.set_inputs(softmax, ["heads first"])
+    assert attends(graph, softmax)
+    fuse_softmax(graph, HEADS)
+    assert not graph.of("MultiHeadAttention")
+    assert sum(unfused(graph.finish()).values()) == 1

@@ -72,7 +72,7 @@ def test_a_missed_gate_is_exit_code_1(checkpoint, tmp_path, capsys, monkeypatch)
 
 
 def test_a_short_count_is_said_on_stderr(tmp_path, capsys):
-    folder = family(tmp_path / "relative", "Bert", position_embedding_type="relative_key")
+    folder = family(tmp_path / "mixed", "Deberta", talking_head=True, type_vocab_size=0)
     call(cli, folder, "-o", tmp_path / "bundle")
     out, err = capsys.readouterr()
     assert "only 0 of 2 attention layers fused" in err

@@ -183,21 +183,24 @@ class _Writer:
         said: dict[str, Any] = {"layers": layers, "fused_layers": count, "opset": opset, **row.extra}
         if count < layers:
             said["unfused"] = unfused
+            self._warn(row, count, layers, unfused)
         if row.calibrated:
             said["calibration_texts"] = len(self._graphs.texts)
-            self._warn(count, layers, unfused)
         return said
 
-    def _warn(self, count: int, layers: int, unfused: dict[str, int]) -> None:
-        if count < layers and not self._warned:
-            self._warned = True
-            reasons = "; ".join(unfused) or "the rest is in no form that is known"
-            warnings.warn(
-                f"only {count} of {layers} attention layers fused ({self._graphs.kind}): int8 will be slower than it "
-                f"could be. Of the others: {reasons}",
-                ExportWarning,
-                stacklevel=5,
-            )
+    def _warn(self, row: Precision, count: int, layers: int, unfused: dict[str, int]) -> None:
+        """Say once how many layers are not fused, and why."""
+        if self._warned:
+            return
+        self._warned = True
+        rest = layers - count - sum(unfused.values())
+        reasons = unfused | ({"its form is not known": rest} if rest > 0 else {})
+        warnings.warn(
+            f"only {count} of {layers} attention layers fused ({self._graphs.kind}), so that {row.name} is slower than "
+            f"it could be. Not fused: {'; '.join(f'{number}, since {why}' for why, number in reasons.items())}",
+            ExportWarning,
+            stacklevel=6,
+        )
 
     def with_head(self, variant: Variant, head: ModelProto | None, inputs: tuple[Tensor, ...]) -> Variant:
         """The variant and, beside its whole graph, the one for the head alone, which shares the whole graph's weights.

@@ -14,7 +14,6 @@ from untorch.bundle.folder import Bundle, read_json
 from untorch.tools.verification import verify
 from untorch_export.errors import ExportError, ExportWarning
 from untorch_export.export import export
-from untorch_export.trace import transformers_5
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +21,6 @@ def bundles(make_bundle):
     return lambda name: make_bundle(f"{name}-generates", lambda folder: generator(folder, name), precisions=["fp32"])
 
 
-@pytest.mark.skipif(not transformers_5(), reason="the tracer for transformers 4.57 stores it twice")
 def test_a_tied_output_layer_is_stored_once(bundles):
     """A bundle is about as large as its checkpoint."""
     source, folder = bundles("GPT2")

@@ -85,7 +85,7 @@ class Architecture:
 
     `prefix` starts the names of its classes, `tokens` are its special tokens in the order of their ids, `first` the
     tasks that every run of the tests takes (`make matrix` takes all), `fused` how many of its attention layers are
-    fused in int8, cross-attention counted.
+    fused in int8 at least, cross-attention counted.
     """
 
     name: str
@@ -126,7 +126,7 @@ ARCHITECTURES = (
     Architecture("MPNet", "MPNet", "word pieces", _ROBERTA, _POSITIONS, (_CLASSIFY, _EMBED)),
     Architecture("MobileBERT", "MobileBert", "word pieces", _BERT, {**_SMALL, **_BOTTLENECK}, (_CLASSIFY, _STATES)),
     Architecture("DeBERTa-v2/v3", "DebertaV2", "unigrams", _BERT, {**_SMALL, **_DISENTANGLED}, (_CLASSIFY, _TAG),
-                 fused=0, note=_PAIRS),
+                 note=_PAIRS),
     Architecture("XLM-RoBERTa", "XLMRoberta", "unigrams", _ROBERTA, _OFFSET, (_CLASSIFY, _TAG)),
     Architecture("CamemBERT", "Camembert", "unigrams", _ROBERTA, _OFFSET, (_CLASSIFY, _FILL)),
     Architecture("ModernBERT", "ModernBert", "byte pairs", _BERT, _LOCAL, (_CLASSIFY, _FILL), tokenizer=_ANY),

@@ -47,6 +47,8 @@ def fuse(path: Path, config: dict[str, Any], *, device: str = "cpu") -> onnx.Mod
     known = ModelConfig(config)
     heads = int(known.get("num_attention_heads") or 0)
     graph = Graph(files.load(path))
+    # Before ONNX Runtime's own operators come in, whose results' shapes nobody infers.
+    shapes = infer(graph) if graph.of("Softmax") else {}
     fuse_standard(graph, grouped=not on_gpu)
     _take_known_forms(graph, on_gpu=on_gpu)
     prepared = graph.finish()
@@ -61,7 +63,7 @@ def fuse(path: Path, config: dict[str, Any], *, device: str = "cpu") -> onnx.Mod
             optimization_options=options,
         ).model
     graph = Graph(model)
-    softmax.fuse_softmax(graph, heads)
+    softmax.fuse_softmax(graph, heads, shapes)
     _unflatten(graph)
     return graph.finish()
 
@@ -129,8 +131,8 @@ def layers(path: Path) -> int:
 
     Each is an `Attention` of the standard's, or has one softmax, over its scores.
     """
-    nodes = onnx.load(str(path), load_external_data=False).graph.node
-    return sum(item.op_type == "Softmax" or is_standard(item) for item in nodes)
+    graph = Graph(onnx.load(str(path), load_external_data=False))
+    return sum(map(is_standard, graph.nodes)) + sum(softmax.attends(graph, item) for item in graph.of("Softmax"))
 
 
 def fused_attention(counts: dict[str, int]) -> int:
@@ -141,9 +143,10 @@ def fused_attention(counts: dict[str, int]) -> int:
 def unfused(model: onnx.ModelProto) -> dict[str, int]:
     """How many attention layers a fused graph has that are not fused, by the reason, in words."""
     graph = Graph(model)
-    if not any(item.op_type == "Softmax" or is_standard(item) for item in graph.nodes):
+    left = [item for item in graph.of("Softmax") if softmax.attends(graph, item)]
+    standard = [item for item in graph.nodes if is_standard(item)]
+    if not left and not standard:
         return {}
     shapes = infer(graph)
-    reasons = [obstacle(item, shapes) for item in graph.nodes if is_standard(item)]
-    reasons += [softmax.obstacle(graph, item) for item in graph.of("Softmax")]
+    reasons = [obstacle(item, shapes) for item in standard] + [softmax.obstacle(graph, item, shapes) for item in left]
     return dict(Counter(reason for reason in reasons if reason is not None))

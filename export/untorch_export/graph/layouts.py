@@ -40,10 +40,20 @@ def joined(graph: Graph, name: str, before: onnx.NodeProto, shapes: Mapping[str,
     if graph.producer(result) is None:
         if order == HEADS_INSIDE:
             graph.insert_before(before, node("Transpose", [source], f"{name}.inside", perm=order))
-            source = f"{name}.inside"
-        shape = graph.add_constant("attention.joined", np.array([0, 0, -1], np.int64))
-        graph.insert_before(before, node("Reshape", [source, shape], result))
+            axes = (shapes or {}).get(name, ())
+            source, shapes = f"{name}.inside", {f"{name}.inside": tuple(axes[at] for at in order) if axes else ()}
+        graph.insert_before(before, node("Reshape", [source, _rows(graph, source, shapes or {})], result))
     return result
+
+
+def _rows(graph: Graph, split: str, shapes: Mapping[str, Shape]) -> str:
+    """The shape that joins the heads of an array (batch, sequence, heads, size), its last axis a number where known.
+
+    ONNX Runtime (1.32) takes one that it cannot infer for 0 where heads share keys, and refuses what reads the result.
+    """
+    parts = shapes.get(split, ())[2:]
+    width = int(np.prod(parts)) if parts and all(isinstance(part, int) for part in parts) else -1
+    return graph.add_constant(f"attention.joined.{width}", np.array([0, 0, width], np.int64))
 
 
 def _splits_heads(reshape: onnx.NodeProto, shapes: Mapping[str, Shape] | None) -> bool:
@@ -56,10 +66,19 @@ def _splits_heads(reshape: onnx.NodeProto, shapes: Mapping[str, Shape] | None) -
     return whole[2] == split[2] * split[3]
 
 
+def split_again(graph: Graph, rows: str, result: str, heads: int) -> list[onnx.NodeProto]:
+    """The nodes that make `result` (batch, heads, sequence, size) of `rows` (batch, sequence, heads * size)."""
+    shape = graph.add_constant(f"attention.split.{heads}", np.array([0, 0, heads, -1], np.int64))
+    return [
+        node("Reshape", [rows, shape], f"{result}.inside"),
+        node("Transpose", [f"{result}.inside"], result, perm=HEADS_INSIDE),
+    ]
+
+
 def one_row_a_query(
-    graph: Graph, added: str, before: onnx.NodeProto, query: str, result: str, *, sequence: int = 1
+    graph: Graph, added: str, before: onnx.NodeProto, query: str, result: str, *, sequence: int = 1, rank: int = 4
 ) -> str:
-    """What is added to scores, (…, 1 or queries, keys), with a row for each query. Its name is `result`.
+    """What is added to scores of a rank, (…, 1 or queries, keys), with a row for each query. Its name is `result`.
 
     The axis `sequence` of `query` says how many there are.
     """
@@ -68,7 +87,7 @@ def one_row_a_query(
     graph.insert_before(
         before,
         node("Shape", [query], length, start=sequence, end=sequence + 1),
-        node("Concat", [one, one, length, one], shape, axis=0),
+        node("Concat", [*[one] * (rank - 2), length, one], shape, axis=0),
         node("Expand", [added, shape], result),
     )
     return result

@@ -4,63 +4,119 @@ ONNX Runtime's optimizer knows the patterns of a few models. What all of them ha
 
     softmax(scale * query @ key.T + bias + ...) @ value
 
-Whatever is added to the scores (a mask, relative positions) is added by the fused operator, too. Not found is attention
-whose query also enters what is added to the scores before they are scaled, or that looks at blocks of a sequence.
+Whatever is added to the scores (a mask, relative positions, what DeBERTa makes of queries and distances) is computed
+beside, and added by the fused operator, too. It takes the same steps as the scores do on their way to the softmax: it
+is scaled, reshaped and masked where they are. Heads are an axis of their own, (batch, heads, sequence, size), or joined
+with the batch for the two products. Not found is attention whose scores are changed in another way (capped, or mixed
+between heads), or that looks at blocks of a sequence.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import onnx
 
 from untorch_export.graph.attention import Attention, fused
-from untorch_export.graph.layouts import HEADS_INSIDE, KEYS, joined, one_row_a_query, permutation
+from untorch_export.graph.layouts import HEADS_INSIDE, joined, permutation, split_again
 from untorch_export.graph.rewriting import Graph, node
+from untorch_export.graph.scores import Beside, by_heads, read_scores
+from untorch_export.graph.shapes import Shape, infer
 
-_LEAST = np.float32(float(np.finfo(np.float32).min) / 2)  # leaves room for the scores
-_LAST_TWO = [0, 1, 3, 2]
+# Operators past which nothing is scores.
+_STOPS = ("MatMul", "Gemm", "Conv", "LayerNormalization", "RMSNormalization")
+_SPLIT, _ROWS = 4, 3  # axes of arrays with an axis for heads, and of those without
 
 
 @dataclass(frozen=True)
-class _Scores:
-    """Where scores come from: names of (batch, heads, sequence, size) arrays, the scale, and what is added."""
+class _Weighed:
+    """What a softmax weighs, the name of (batch, heads, keys, size), and the last node of what is made of it.
 
-    query: str
-    key: str
-    scale: float | None
-    added: tuple[str, ...] = ()
+    That node gives (batch, queries, heads * size) where it `joins` heads, and (batch, heads, queries, size) elsewhere.
+    """
+
+    value: str
+    last: onnx.NodeProto
+    joins: bool
 
 
-def fuse_softmax(graph: Graph, heads: int) -> None:
-    """Replace every attention found in the graph by one operator. `heads` is the model's number of them."""
+def fuse_softmax(graph: Graph, heads: int, shapes: Mapping[str, Shape] | None = None) -> None:
+    """Replace every attention found in the graph by one operator.
+
+    `heads` is the model's number of them, which counts where the graph itself does not say: ConvBERT's config counts
+    heads that it replaces by convolutions, too. `shapes` are those of its values, found out where they are not given.
+    """
+    if not graph.of("Softmax"):
+        return
+    shapes = infer(graph) if shapes is None else shapes
+    beside = Beside(graph, shapes)
     for softmax in graph.of("Softmax"):
-        if obstacle(graph, softmax) is None:
-            _fuse(graph, softmax, heads)
+        if obstacle(graph, softmax, shapes) is None:
+            _fuse(graph, softmax, _heads(softmax, shapes) or heads, shapes, beside)
     graph.drop_unused()
 
 
-def obstacle(graph: Graph, softmax: onnx.NodeProto) -> str | None:
+def _heads(softmax: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int:
+    """How many heads the scores are of, (batch, heads, queries, keys); 0 where it is not known."""
+    shape = shapes.get(softmax.input[0], ())
+    count = shape[1] if len(shape) == _SPLIT else None
+    return count if isinstance(count, int) else 0
+
+
+def attends(graph: Graph, softmax: onnx.NodeProto) -> bool:
+    """Whether a softmax is over scores of attention: right above it, two arrays of activations are multiplied.
+
+    Others choose experts, or make the kernels of a convolution. Between the product and the softmax heads may be mixed,
+    by a square matrix.
+    """
+    seen: set[str] = set()
+    waiting = [softmax.input[0]]
+    while waiting:
+        name = waiting.pop()
+        made_by = graph.producer(name)
+        if made_by is None or name in seen:
+            continue
+        seen.add(name)
+        if made_by.op_type in ("MatMul", "Einsum") and not any(map(graph.is_constant, made_by.input)):
+            return True
+        if made_by.op_type not in _STOPS or _mixes_heads(graph, made_by):
+            waiting += made_by.input
+    return False
+
+
+def _mixes_heads(graph: Graph, product: onnx.NodeProto) -> bool:
+    matrix = product.input[-1]
+    shape = graph.shape(matrix) if product.op_type == "MatMul" and graph.is_constant(matrix) else ()
+    return len(shape) == len(set(shape)) + 1 == 2
+
+
+def obstacle(graph: Graph, softmax: onnx.NodeProto, shapes: Mapping[str, Shape]) -> str | None:
     """Why the attention around a softmax cannot be fused, in words; None where it can."""
-    if _scores(graph, softmax.input[0]) is None:
-        return "its scores are not one product of queries and keys, scaled, with something added afterwards"
-    weights = _without_nan(graph, softmax)
-    found = graph.downstream(weights.output[0], "MatMul", "Transpose", "Reshape")
-    if not found or permutation(found[1]) != HEADS_INSIDE or found[0].input[0] != weights.output[0]:
-        return "what its softmax weighs is not joined from heads to rows right behind"
+    if len(shapes.get(softmax.input[0], ())) == _ROWS:
+        return "its heads are joined with the batch where scores become shares"
+    if read_scores(graph, softmax.input[0], shapes) is None:
+        return "its scores are not one product of queries and keys, scaled, with something added or masked afterwards"
+    if _weighed(graph, _without_nan(graph, softmax), shapes) is None:
+        return "its shares are not multiplied with values and nothing else"
     return None
 
 
-def _fuse(graph: Graph, softmax: onnx.NodeProto, heads: int) -> None:
+def _fuse(graph: Graph, softmax: onnx.NodeProto, heads: int, shapes: Mapping[str, Shape], beside: Beside) -> None:
     weights = _without_nan(graph, softmax)
-    context, _, result = graph.downstream(weights.output[0], "MatMul", "Transpose", "Reshape")
-    if (scores := _scores(graph, softmax.input[0])) is None:
+    scores, weighed = read_scores(graph, softmax.input[0], shapes), _weighed(graph, weights, shapes)
+    if scores is None or weighed is None:
         return
-    query, key, value = (joined(graph, name, result) for name in (scores.query, scores.key, context.input[1]))
-    added = _sum(graph, scores.added, result, query, finite=weights is not softmax) if scores.added else ""
-    layer = Attention(query, key, value, heads, heads, result.output[0], scale=scores.scale, added=added)
-    graph.replace(result, [fused(layer)])
+    last, result = weighed.last, weighed.last.output[0]
+    query, key, value = (joined(graph, name, last) for name in (scores.query, scores.key, weighed.value))
+    for kind, factor in scores.computed:
+        graph.insert_before(last, node(kind, [query, factor], f"{query}.{kind.lower()}.{result}"))
+        query = f"{query}.{kind.lower()}.{result}"
+    added = beside.added(scores, query, last, finite=weights is not softmax)
+    made = result if weighed.joins else f"{result}.joined"
+    layer = Attention(query, key, value, heads, heads, made, scale=scores.scale, added=added)
+    back = [] if weighed.joins else split_again(graph, made, result, heads)
+    graph.replace(last, [fused(layer), *back])
 
 
 def _without_nan(graph: Graph, softmax: onnx.NodeProto) -> onnx.NodeProto:
@@ -71,73 +127,27 @@ def _without_nan(graph: Graph, softmax: onnx.NodeProto) -> onnx.NodeProto:
     return next(reader for reader in readers if reader.op_type == "Where")
 
 
-def _scores(graph: Graph, name: str, scale: float = 1.0) -> _Scores | None:
-    """Read scores backwards from their softmax, or None where they are something else."""
-    made_by = graph.producer(name)
-    if made_by is None:
+def _weighed(graph: Graph, weights: onnx.NodeProto, shapes: Mapping[str, Shape]) -> _Weighed | None:
+    """Read on from a softmax; None where its shares are used otherwise."""
+    shares = weights.output[0]
+    merged = _next(graph, shares, "Reshape")
+    shares = merged.output[0] if merged is not None else shares
+    product = _next(graph, shares, "MatMul")
+    if product is None or product.input[0] != shares or graph.is_constant(product.input[1]):
         return None
-    if made_by.op_type == "Add" and scale == 1.0:  # what is added before scaling would have to be scaled, too
-        for scored, added in (made_by.input, reversed(made_by.input)):
-            if (found := _scores(graph, scored)) is not None:
-                return _Scores(found.query, found.key, found.scale, (*found.added, added))
+    value = by_heads(graph, product.input[1], shapes)
+    parted = _next(graph, product.output[0], "Reshape") if merged is not None else product
+    if not value or parted is None:
         return None
-    if made_by.op_type in ("Div", "Mul") and (factor := graph.scalar(made_by.input[1])) is not None:
-        return _scores(graph, made_by.input[0], scale * (1 / factor if made_by.op_type == "Div" else factor))
-    if made_by.op_type != "MatMul" or any(graph.is_constant(part) for part in made_by.input):
-        return None
-    return _product(graph, made_by, scale)
+    turned = _next(graph, parted.output[0], "Transpose")
+    rows = _next(graph, turned.output[0], "Reshape") if turned is not None else None
+    if turned is None or rows is None or permutation(turned) != HEADS_INSIDE:
+        return _Weighed(value, parted, joins=False)
+    joins = len(shapes.get(rows.output[0], ())) in (0, _ROWS)
+    return _Weighed(value, rows if joins else parted, joins)
 
 
-def _product(graph: Graph, product: onnx.NodeProto, scale: float) -> _Scores | None:
-    """Read the product of queries and keys, each of which may have been scaled before."""
-    (query, first), (key, second) = (_unscaled(graph, part) for part in product.input)
-    # Both times a square root: 1/sqrt(size) in all, which is the operator's default.
-    default = first is None
-    if default != (second is None):
-        return None
-    scale *= (first or 1.0) * (second or 1.0)
-    transposed = graph.producer(key)
-    if transposed is None or transposed.op_type != "Transpose" or (default and scale != 1.0):
-        return None
-    if permutation(transposed) == KEYS:
-        return _Scores(query, key, None if default else scale)
-    if permutation(transposed) == _LAST_TWO:
-        return _Scores(query, transposed.input[0], None if default else scale)
-    return None
-
-
-def _unscaled(graph: Graph, name: str) -> tuple[str, float | None]:
-    """Without the factor with which PyTorch's own attention begins, and that factor; 1 where there is none.
-
-    It is the root of the scale: None for the default, 1/sqrt(size), which is computed from the array's shape, and a
-    number where the model names its scale.
-    """
-    made_by = graph.producer(name)
-    if made_by is None or made_by.op_type != "Mul":
-        return name, 1.0
-    if (factor := graph.scalar(made_by.input[1])) is not None:
-        return made_by.input[0], factor
-    root = graph.producer(made_by.input[1])
-    if root is not None and root.op_type == "Sqrt" and not graph.is_constant(root.input[0]):
-        return made_by.input[0], None
-    return name, 1.0
-
-
-def _sum(graph: Graph, added: tuple[str, ...], before: onnx.NodeProto, query: str, *, finite: bool) -> str:
-    """What is added to the scores, as one array with an axis as long as the query's sequence. Layers share it.
-
-    Where it is to be `finite`, a query that may attend to nothing attends to everything alike, instead of giving NaN.
-    Such a query is padding, whose values nobody reads.
-    """
-    name = "+".join(added)
-    if graph.producer(f"{name}.bias") is not None:
-        return f"{name}.bias"
-    total = added[0]
-    for index, other in enumerate(added[1:]):
-        graph.insert_before(before, node("Add", [total, other], f"{name}.sum{index}"))
-        total = f"{name}.sum{index}"
-    if finite:
-        least = graph.add_constant("attention.least", _LEAST)
-        graph.insert_before(before, node("Max", [total, least], f"{name}.finite"))
-        total = f"{name}.finite"
-    return one_row_a_query(graph, total, before, query, f"{name}.bias")
+def _next(graph: Graph, name: str, kind: str) -> onnx.NodeProto | None:
+    """The node of a kind that alone reads a value. TorchScript's graphs also ask for the shape of what they reshape."""
+    readers = [reader for reader in graph.readers(name) if reader.op_type != "Shape"]
+    return readers[0] if len(readers) == 1 and readers[0].op_type == kind and not graph.gives(name) else None

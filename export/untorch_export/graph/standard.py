@@ -15,7 +15,7 @@ import onnx
 
 from untorch_export.graph.attention import Attention, fused
 from untorch_export.graph.keys import KeyMasks
-from untorch_export.graph.layouts import HEADS_INSIDE, joined, one_row_a_query, permutation
+from untorch_export.graph.layouts import HEADS_INSIDE, joined, one_row_a_query, permutation, split_again
 from untorch_export.graph.rewriting import Graph, attribute, given, node
 from untorch_export.graph.shapes import Shape, infer
 
@@ -100,14 +100,8 @@ def _joined_output(graph: Graph, item: onnx.NodeProto, shapes: Mapping[str, Shap
     if found and _joins_heads(found, shapes):
         graph.remove(*found)
         return found[-1].output[0]
-    heads = shapes[item.input[0]][1]
     graph.set_outputs(item, [f"{result}.split"])
-    split = graph.add_constant(f"attention.split.{heads}", np.array([0, 0, heads, -1], np.int64))
-    graph.insert_after(
-        item,
-        node("Reshape", [f"{result}.joined", split], f"{result}.inside"),
-        node("Transpose", [f"{result}.inside"], result, perm=HEADS_INSIDE),
-    )
+    graph.insert_after(item, *split_again(graph, f"{result}.joined", result, int(shapes[item.input[0]][1] or 0)))
     return f"{result}.joined"
 
 

@@ -42,6 +42,15 @@ class EvalSet:
     quality: Quality | None = None
 
 
+def shorter(given: EvalSet, short: int, long: int) -> EvalSet:
+    """So many of the shortest texts of a set without labels, and of the longest."""
+    order = sorted(range(len(given.texts)), key=lambda index: len(given.texts[index]))
+    kept = sorted({*order[:short], *order[max(short, len(order) - long) :]})
+    texts = [given.texts[index] for index in kept]
+    pairs = [given.pairs[index] for index in kept] if given.pairs is not None else None
+    return EvalSet(texts, pairs, None, {**given.about, "count": len(kept)})
+
+
 def built_in(*, pairs: bool) -> EvalSet:
     """The project's own texts; as pairs, each with the one seven further on."""
     seconds = [TEXTS[(index + 7) % len(TEXTS)] for index in range(len(TEXTS))] if pairs else None

@@ -19,7 +19,7 @@ from untorch_export.answers.figures import correct, figure
 from untorch_export.checkpoint.inputs import encode, random_rows
 from untorch_export.checkpoint.load import Checkpoint
 from untorch_export.parity import gates
-from untorch_export.parity.evalset import EvalSet
+from untorch_export.parity.evalset import EvalSet, shorter
 from untorch_export.parity.gates import Parity, Worst
 from untorch_export.parity.reference import Batch, Reference, any_mask, grid
 
@@ -32,6 +32,8 @@ TOGETHER = 32
 ALONE = 2
 # Texts that fp32 is asked one by one, beside all of them in batches.
 FEW = 8
+# Long texts that fp32 is asked beside a batch of short ones, where no other precision is compared.
+LONG = 4
 
 
 def measure(
@@ -47,8 +49,15 @@ def measure(
 
     `names` are the graph's inputs. `evalset` is None where there is no tokenizer; the answers are then those to the
     random batches. PyTorch runs once for all variants.
+
+    A reduced precision is judged by its share of equal answers, which takes many texts. fp32 is judged by its worst
+    element alone, where a text more shows nothing that the random batches of every size, length and padding do not.
+    Without another precision, it is asked one batch of the built-in texts, of TOGETHER short ones in all scripts, the
+    LONG longest, and FEW one by one, all element by element as ever. A user's own texts are asked in any case.
     """
     answer = checkpoint.answer
+    if evalset is not None and set(variants) == {"fp32"} and evalset.about["source"] == "built-in":
+        evalset = shorter(evalset, TOGETHER, LONG)
     found = {precision: _Found(checkpoint, precision, run) for precision, run in variants.items()}
     batches = list(grid(checkpoint, names))
     expected_random: list[Scores] = []

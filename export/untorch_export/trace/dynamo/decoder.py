@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from untorch_export.checkpoint.tasks import Task
 from untorch_export.graph import files
+from untorch_export.graph.ties import share_transposed
 from untorch_export.trace.dynamo import caches, patches, samples
 from untorch_export.trace.dynamo.program import Axes, convert
-from untorch_export.trace.dynamo.ties import share_transposed
 
 if TYPE_CHECKING:
     import torch

@@ -12,10 +12,10 @@ from untorch_export.answers import HIDDEN
 from untorch_export.checkpoint.tasks import Task
 from untorch_export.errors import ExportError
 from untorch_export.graph import files
+from untorch_export.graph.ties import share_transposed
 from untorch_export.trace.dynamo import caches, patches, samples
 from untorch_export.trace.dynamo.decoder import PAST, PAST_CACHE, PRESENT_CACHE, SEQUENCE, TEXT
 from untorch_export.trace.dynamo.program import Axes, convert
-from untorch_export.trace.dynamo.ties import share_transposed
 
 if TYPE_CHECKING:
     import torch

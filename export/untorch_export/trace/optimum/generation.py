@@ -15,6 +15,7 @@ from untorch.errors import first_line
 from untorch_export.checkpoint.tasks import Task
 from untorch_export.errors import ExportError
 from untorch_export.graph import files
+from untorch_export.graph.ties import share_transposed
 
 if TYPE_CHECKING:
     from onnx import ModelProto, ValueInfoProto
@@ -87,12 +88,13 @@ def _description(model: PreTrainedModel, task: Task, **options: Any) -> Any:
 
 
 def _trace(model: PreTrainedModel, config: Any) -> ModelProto:
+    """The graph that Optimum traces, in which an output layer reads the embeddings that it is tied to."""
     from optimum.exporters.onnx import export
 
     with TemporaryDirectory() as scratch:
         path = Path(scratch) / "model.onnx"
         export(model, config, path, disable_dynamic_axes_fix=True)
-        return files.load(path)
+        return share_transposed(files.load(path))
 
 
 def _finish(model: ModelProto, path: Path) -> Path:

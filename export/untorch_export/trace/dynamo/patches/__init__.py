@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from untorch_export.checkpoint.tasks import Task
-from untorch_export.trace.dynamo.patches import fnet, funnel, generators, inputs, longformer
+from untorch_export.trace.dynamo.patches import experts, fnet, funnel, generators, inputs, longformer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,6 +37,8 @@ def _of(model: PreTrainedModel, task: Task) -> AbstractContextManager[None]:
         return generators.falcon(model)
     if kind == "mpt":
         return generators.mpt()
+    if experts.has_lists(model):
+        return experts.applied(model)
     return nullcontext()
 
 

@@ -10,7 +10,6 @@ import sys
 
 import pytest
 
-from helpers import architectures
 from helpers.families import family
 from untorch.bundle.folder import Bundle
 from untorch.errors import UntorchError

@@ -14,6 +14,7 @@ from untorch.bundle.folder import Bundle, read_json
 from untorch.tools.verification import verify
 from untorch_export.errors import ExportError, ExportWarning
 from untorch_export.export import export
+from untorch_export.trace import transformers_5
 
 
 @pytest.fixture(scope="module")

@@ -51,6 +51,7 @@ def fuse(path: Path, config: dict[str, Any], *, device: str = "cpu") -> onnx.Mod
     shapes = infer(graph) if graph.of("Softmax") else {}
     fuse_standard(graph, grouped=not on_gpu)
     _take_known_forms(graph, on_gpu=on_gpu)
+    _join_transposes(graph)
     prepared = graph.finish()
     prepared.producer_name = "pytorch"  # the optimizer warns of any other
     with redirect_stdout(StringIO()):  # it prints where it cannot infer a shape, and goes on
@@ -84,6 +85,26 @@ def _take_known_forms(graph: Graph, *, on_gpu: bool) -> None:
         if len(norm.input) < 3 and graph.is_constant(scale):
             zeros = graph.add_constant(f"{scale}.no_bias", np.zeros_like(graph.constant(scale)))
             graph.set_inputs(norm, [norm.input[0], scale, zeros])
+
+
+def _join_transposes(graph: Graph) -> None:
+    """Make one Transpose of two in a row, or none.
+
+    ONNX Runtime's optimizer takes two with equal orders for none, which they need not be, and removes the first one
+    from under its other readers.
+    """
+    for second in graph.of("Transpose"):
+        first = graph.upstream(second.input[0], "Transpose")
+        orders = [attribute(item, "perm", None) for item in (second, *first)]
+        if not first or None in orders:
+            continue
+        joined = [orders[1][axis] for axis in orders[0]]
+        source, result = first[0].input[0], second.output[0]
+        if joined != sorted(joined):
+            graph.replace(second, [node("Transpose", [source], result, perm=joined)])
+        elif not graph.gives(result):
+            graph.redirect(result, source)
+    graph.drop_unused()
 
 
 def _unflatten(graph: Graph) -> None:

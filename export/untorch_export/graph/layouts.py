@@ -6,6 +6,7 @@ operators take the first and do the splitting themselves.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -52,7 +53,8 @@ def _rows(graph: Graph, split: str, shapes: Mapping[str, Shape]) -> str:
     ONNX Runtime (1.32) takes one that it cannot infer for 0 where heads share keys, and refuses what reads the result.
     """
     parts = shapes.get(split, ())[2:]
-    width = int(np.prod(parts)) if parts and all(isinstance(part, int) for part in parts) else -1
+    known = [part for part in parts if isinstance(part, int)]
+    width = math.prod(known) if parts and len(known) == len(parts) else -1
     return graph.add_constant(f"attention.joined.{width}", np.array([0, 0, width], np.int64))
 
 

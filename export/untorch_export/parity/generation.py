@@ -25,6 +25,7 @@ from untorch_export.checkpoint.load import Checkpoint
 from untorch_export.parity import gates
 from untorch_export.parity.gates import Parity, Worst
 from untorch_export.parity.texts import GOLDEN_TEXTS, TEXTS
+from untorch_export.trace.dynamo.encoder_decoder import encoded
 
 # (rows, tokens of the prompt, tokens that follow) of the random batches.
 SHAPES = ((1, 1, 1), (1, 2, 3), (2, 5, 1), (1, 17, 1), (7, 17, 2), (2, 128, 1))
@@ -61,7 +62,7 @@ class TorchModel:
 
         with torch.inference_mode():
             states = self._model.get_encoder()(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask))
-        return {"encoder_hidden_states": states.last_hidden_state.numpy()}
+        return {"encoder_hidden_states": states[0].numpy()}
 
     def empty(self) -> Any:
         """A cache that keeps all that is read, where a model's own may drop what has left a sliding window."""
@@ -77,12 +78,12 @@ class TorchModel:
         if self._pairs:
             tensors = {
                 "decoder_input_ids": tensors["input_ids"],
-                "encoder_outputs": (tensors["encoder_hidden_states"],),
+                "encoder_outputs": encoded(tensors["encoder_hidden_states"]),
                 "attention_mask": tensors["encoder_attention_mask"],
             }
         with torch.inference_mode():
             outputs = self._model(**tensors, past_key_values=past, use_cache=True)
-        return outputs.logits.numpy(), outputs.past_key_values
+        return outputs.logits.numpy(), getattr(outputs, "past_key_values", None)
 
     def arrays(self, past: Any) -> Arrays:
         """A cache as the graph's inputs. To be taken before the cache is used, which changes it."""
@@ -188,9 +189,15 @@ def _walk(model: TorchModel | GraphModel, names: Sequence[str], prompt: Prompt) 
     real = np.ones_like(inputs["input_ids"]) if prompt.targets is not None else prompt.mask
     logits, past = model.decode(_known(inputs, names), None)
     yield "logits", logits[real.astype(bool)]
-    inputs = _next_inputs(inputs, prompt)
-    logits, _ = model.decode(_known(inputs, names), past)
-    yield "logits with cache", logits.reshape(-1, logits.shape[-1])
+    whole = _reads_whole(names)
+    inputs = _next_inputs(inputs, prompt, whole=whole)
+    logits, _ = model.decode(_known(inputs, names), None if whole else past)
+    yield "logits with cache", logits[:, -prompt.following.shape[1] :].reshape(-1, logits.shape[-1])
+
+
+def _reads_whole(names: Sequence[str]) -> bool:
+    """Whether a decoder of these input names keeps nothing, and reads the whole text at every step."""
+    return not any(name.startswith("past_key_values") for name in names)
 
 
 def _known(inputs: Arrays, names: Sequence[str]) -> Arrays:
@@ -209,7 +216,17 @@ def _first_inputs(model: TorchModel | GraphModel, prompt: Prompt) -> Arrays:
     }
 
 
-def _next_inputs(inputs: Arrays, prompt: Prompt) -> Arrays:
+def _next_inputs(inputs: Arrays, prompt: Prompt, *, whole: bool) -> Arrays:
+    """What follows the prompt; `whole` with the prompt before it, as a decoder that keeps nothing wants it."""
+    if whole:
+        ids, more = (
+            np.concatenate([prompt_part, follows], axis=1)
+            for prompt_part, follows in (
+                (inputs["input_ids"], prompt.following),
+                (inputs["attention_mask"], np.ones_like(prompt.following)),
+            )
+        )
+        return {"input_ids": ids, "attention_mask": more, "position_ids": np.where(more, more.cumsum(-1) - 1, 1)}
     inputs = {**inputs, "input_ids": prompt.following}
     if "attention_mask" in inputs:
         mask = np.concatenate([inputs["attention_mask"], np.ones_like(prompt.following)], axis=1)
@@ -228,8 +245,14 @@ def _prompts(checkpoint: Checkpoint, texts: Sequence[str]) -> Iterator[Prompt]:
             yield _text(checkpoint, f"text {index}", text, generator)
 
 
+def _vocabulary(checkpoint: Checkpoint) -> int:
+    """How many ids the model writes: FSMT, which has two vocabularies, names none for both."""
+    config = checkpoint.model.config.get_text_config(decoder=True)
+    return int(getattr(config, "vocab_size", None) or checkpoint.model.get_output_embeddings().weight.shape[0])
+
+
 def _random(checkpoint: Checkpoint, rows: int, length: int, more: int, generator: np.random.Generator) -> Prompt:
-    vocabulary = int(checkpoint.config["vocab_size"])
+    vocabulary = _vocabulary(checkpoint)
     pairs = bool(checkpoint.config.get("is_encoder_decoder"))
     lengths = generator.integers(1, length + 1, rows)
     lengths[0] = length
@@ -246,7 +269,7 @@ def _random(checkpoint: Checkpoint, rows: int, length: int, more: int, generator
 
 
 def _text(checkpoint: Checkpoint, name: str, text: str, generator: np.random.Generator) -> Prompt:
-    vocabulary = int(checkpoint.config["vocab_size"])
+    vocabulary = _vocabulary(checkpoint)
     arrays = encode(checkpoint, ("input_ids", "attention_mask"), [text], None)
     ids, mask = arrays["input_ids"], arrays["attention_mask"]
     if checkpoint.limit is not None:  # one place is for the token that follows
@@ -272,15 +295,17 @@ def _golden(checkpoint: Checkpoint, reference: TorchModel, graph: GraphModel) ->
             yield Case(
                 {"input_ids": prompt.ids, "attention_mask": prompt.mask}, {"last_hidden_state": states}, prompt.texts
             )
-        logits, past = reference.decode(_known(inputs, graph.names), reference.empty())
-        arrays = reference.arrays(past)
-        if not graph.branches:
+        whole = _reads_whole(graph.names)
+        logits, past = reference.decode(_known(inputs, graph.names), None if whole else reference.empty())
+        arrays = None if whole else reference.arrays(past)
+        if arrays and not graph.branches:
             inputs |= {name: array for name, array in arrays.items() if ".encoder." in name}
         if prompt.targets is not None or prompt.mask.all():  # logits at padding mean nothing, and differ
             yield Case(graph.feeds(inputs, None), {"logits": logits}, prompt.texts)
-        inputs = _next_inputs(inputs, prompt)
-        logits, _ = reference.decode(_known(inputs, graph.names), past)
-        yield Case(graph.feeds(inputs, arrays), {"logits": logits})
+        inputs = _next_inputs(inputs, prompt, whole=whole)
+        logits, _ = reference.decode(_known(inputs, graph.names), None if whole else past)
+        if not whole or prompt.mask.all():
+            yield Case(graph.feeds(inputs, arrays), {"logits": logits})
 
 
 def _judge(

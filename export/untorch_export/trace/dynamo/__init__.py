@@ -36,5 +36,7 @@ def _reason(error: Exception) -> str:
     """What went wrong, in one line: PyTorch wraps the cause in reports of many pages."""
     while error.__cause__ is not None and isinstance(error.__cause__, Exception):
         error = error.__cause__
+    if "conflicts between user-specified ranges and inferred ranges" in str(error):
+        return "its code works for texts of the traced length alone, such as by a loop over their tokens"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

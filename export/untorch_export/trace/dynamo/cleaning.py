@@ -6,9 +6,12 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from untorch_export.graph import files
 from untorch_export.graph.portable import expand_masks, expand_rotary_caches
-from untorch_export.graph.rewriting import Graph
+from untorch_export.graph.rewriting import Graph, given
+from untorch_export.graph.shapes import infer
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, ValueInfoProto
@@ -29,7 +32,21 @@ def clean(model: ModelProto, inputs: Mapping[str, Axes], outputs: Mapping[str, A
     graph = Graph(model)
     graph.drop_unused()
     graph.inputs = [value for value in graph.inputs if graph.readers(value.name) or graph.gives(value.name)]
+    _name_squeezed_axes(graph)
     return expand_masks(expand_rotary_caches(graph.finish()))
+
+
+def _name_squeezed_axes(graph: Graph) -> None:
+    """Have a Squeeze say which axes it takes away: those of one element for every text, not for a batch of one too."""
+    open_ones = [
+        item for item in graph.of("Squeeze") if not given(item, 1) and not graph.upstream(item.input[0], "Shape")
+    ]
+    shapes = infer(graph) if open_ones else {}
+    for item in open_ones:
+        shape = shapes.get(item.input[0])
+        if shape and any(axis != 1 for axis in shape):
+            axes = np.array([index for index, axis in enumerate(shape) if axis == 1], np.int64)
+            graph.set_inputs(item, [item.input[0], graph.add_constant(f"{item.output[0]}.axes", axes)])
 
 
 def _name_axes(graph: GraphProto, names: Mapping[str, Axes]) -> None:

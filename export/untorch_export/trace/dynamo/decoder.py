@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from untorch_export.checkpoint.tasks import Task
 from untorch_export.graph import files
 from untorch_export.graph.ties import share_transposed
-from untorch_export.trace.dynamo import caches, patches, samples
+from untorch_export.trace.dynamo import caches, patches, samples, whole
 from untorch_export.trace.dynamo.program import Axes, convert
 
 if TYPE_CHECKING:
@@ -25,8 +25,14 @@ PRESENT_CACHE: Axes = {0: "batch", 2: "past_sequence + sequence"}
 
 
 def trace(model: PreTrainedModel, task: Task, folder: Path) -> dict[str, Path]:
-    """Write `model.onnx`: ids, mask, positions and a cache in; logits and the cache after them out."""
-    sample, past = _sample(model)
+    """Write `model.onnx`: ids, mask, positions and a cache in; logits and the cache after them out.
+
+    Where the model keeps something else than keys and values, nothing is kept: see `whole`.
+    """
+    past = _past(model)
+    if past is None:
+        return whole.trace(model, task, folder)
+    sample = _sample(model)
     inputs = caches.named(past, "past_key_values")
     axes = {**dict.fromkeys(sample, TEXT), **dict.fromkeys(inputs, PAST_CACHE)}
     axes["attention_mask"] = {0: "batch", 1: PRESENT_CACHE[2]}
@@ -60,29 +66,27 @@ def _module(model: PreTrainedModel, names: list[str]) -> torch.nn.Module:
     return Decoder().eval()
 
 
-def _sample(model: PreTrainedModel) -> tuple[dict[str, Any], caches.Layers]:
-    """Two texts, one of them padded on the left, and the cache of the tokens before."""
+def _past(model: PreTrainedModel) -> caches.Layers | None:
+    """Keys and values of the tokens before the sample's; None from a model that keeps something else, or nothing."""
+    import torch
+
+    ids = samples.ids(model, samples.BATCH, PAST + SEQUENCE)
+    try:
+        with torch.no_grad():
+            read = model(input_ids=ids[:, :PAST], past_key_values=caches.empty(), use_cache=True)
+        return caches.read(read.past_key_values, model)
+    except Exception:  # each kind of cache fails in its own way where a plain one is given
+        return None
+
+
+def _sample(model: PreTrainedModel) -> dict[str, Any]:
+    """Two texts, one of them padded on the left, after the tokens whose cache `_past` is."""
     import torch
 
     mask = torch.ones(samples.BATCH, PAST + SEQUENCE, dtype=torch.long)
     mask[1, :2] = 0
     ids = samples.ids(model, samples.BATCH, PAST + SEQUENCE)
     sample = {"input_ids": ids[:, PAST:], "attention_mask": mask}
-    if _reads_positions(model):
+    if samples.reads_positions(model):
         sample["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, PAST:]
-    with torch.no_grad():
-        read = model(input_ids=ids[:, :PAST], past_key_values=caches.empty(), use_cache=True)
-    return sample, caches.read(read.past_key_values, model)
-
-
-def _reads_positions(model: PreTrainedModel) -> bool:
-    """Whether the model takes positions, and counts them from 0: RoBERTa's begin behind the padding's id."""
-    import torch
-
-    if not samples.accepts(model, "position_ids"):
-        return False
-    ids = samples.ids(model, samples.BATCH, SEQUENCE)
-    positions = torch.arange(SEQUENCE).expand(samples.BATCH, -1)
-    with torch.no_grad():
-        own, ours = model(input_ids=ids).logits, model(input_ids=ids, position_ids=positions).logits
-    return bool(torch.allclose(own, ours, rtol=1e-4, atol=1e-5))
+    return sample

@@ -81,7 +81,6 @@ def _decoder(model: PreTrainedModel, mask: Tensor, own: caches.Layers, cross: ca
 def _decoder_module(model: PreTrainedModel, names: list[str], hidden: int) -> torch.nn.Module:
     from torch import nn
     from transformers.cache_utils import EncoderDecoderCache
-    from transformers.modeling_outputs import BaseModelOutput
 
     class Decoder(nn.Module):
         """The decoder, called with tensors in the order of `names`, both caches among them."""
@@ -97,7 +96,7 @@ def _decoder_module(model: PreTrainedModel, names: list[str], hidden: int) -> to
             # Their keys and values are in the cache; of the states themselves only the shape is read.
             states = next(iter(cross.values()))[0].new_zeros(*mask.shape, hidden)
             outputs = model(
-                encoder_outputs=BaseModelOutput(states),
+                encoder_outputs=encoded(states),
                 attention_mask=mask,
                 decoder_input_ids=given["input_ids"],
                 past_key_values=EncoderDecoderCache(caches.filled(own), caches.filled(cross)),
@@ -116,8 +115,9 @@ def _read(
     """The encoder's states for a text, and the decoder's two caches after the first tokens of an answer."""
     from transformers.cache_utils import EncoderDecoderCache
 
+    states = model.get_encoder()(input_ids=ids, attention_mask=mask)[0]
     outputs = model(
-        input_ids=ids,
+        encoder_outputs=encoded(states),
         attention_mask=mask,
         decoder_input_ids=decoder_ids,
         past_key_values=EncoderDecoderCache(caches.empty(), caches.empty()),
@@ -128,4 +128,13 @@ def _read(
     if not hasattr(cache, "cross_attention_cache"):
         raise ExportError(f"{type(model).__name__} cannot be exported to generate: it keeps no keys of the source text")
     own, cross = caches.read(cache.self_attention_cache, model), caches.read(cache.cross_attention_cache, model)
-    return outputs.encoder_last_hidden_state, own, cross
+    return states, own, cross
+
+
+def encoded(states: Tensor) -> Any:
+    """An encoder's output, as the decoder takes it; mixtures of experts look into it for what their routers chose."""
+    from transformers.modeling_outputs import BaseModelOutput
+
+    output = BaseModelOutput(states)
+    output.router_logits = output.router_probs = None
+    return output

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -38,7 +40,8 @@ def convert(
 
     attend = torch.nn.functional.scaled_dot_product_attention
     dynamic = tuple(dict.fromkeys(inputs[name], torch.export.Dim.DYNAMIC) for name in sample)
-    with torch.no_grad(), apply_patches("onnx"), apply_patches("dynamo"), _attention(attend), reset_model_state(module):
+    patches = apply_patches("onnx"), apply_patches("dynamo"), _attention(attend), _small_constants()
+    with torch.no_grad(), patches[0], patches[1], patches[2], patches[3], reset_model_state(module):
         program = torch.export.export(
             module,
             tuple(sample.values()),
@@ -58,6 +61,22 @@ def convert(
         )
     apply_onnx_ir_fixes(converted)
     return cleaning.clean(converted.model_proto, inputs, outputs)
+
+
+@contextmanager
+def _small_constants() -> Iterator[None]:
+    """Only 0 is nothing to add, and only 1 is nothing to multiply by.
+
+    PyTorch's exporter drops such operators with onnxscript's rules, which take 1e-8 for 0 and 1.00001 for 1. A norm
+    whose epsilon is that small would divide a padding token's embedding, which is all zeros, by nothing.
+    """
+    from onnxscript.rewriter import _matcher
+
+    def equal(value: float, expected: float, **tolerances: float) -> bool:
+        return value == expected if expected in (0, 1) else math.isclose(value, expected, **tolerances)
+
+    with mock.patch.object(_matcher, "math", SimpleNamespace(isclose=equal)):
+        yield
 
 
 @contextmanager

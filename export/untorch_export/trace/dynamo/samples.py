@@ -32,3 +32,16 @@ def ids(model: PreTrainedModel, rows: int, length: int, seed: int = 0) -> Any:
     drawn = np.random.default_rng(seed).integers(0, count - 1, (rows, length))
     drawn[drawn >= (count if pad is None or pad < 0 else pad)] += 1
     return torch.from_numpy(drawn)
+
+
+def reads_positions(model: PreTrainedModel) -> bool:
+    """Whether the model takes positions, and counts them from 0: RoBERTa's begin behind the padding's id."""
+    import torch
+
+    if not accepts(model, "position_ids"):
+        return False
+    drawn = ids(model, BATCH, SEQUENCE)
+    positions = torch.arange(SEQUENCE).expand(BATCH, -1)
+    with torch.no_grad():
+        own, ours = model(input_ids=drawn).logits, model(input_ids=drawn, position_ids=positions).logits
+    return bool(torch.allclose(own, ours, rtol=1e-4, atol=1e-5))

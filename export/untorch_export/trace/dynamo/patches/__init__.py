@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from untorch_export.checkpoint.tasks import Task
-from untorch_export.trace.dynamo.patches import funnel, generators, inputs, longformer
+from untorch_export.trace.dynamo.patches import experts, fnet, funnel, generators, inputs, longformer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,12 +29,16 @@ def _of(model: PreTrainedModel, task: Task) -> AbstractContextManager[None]:
     kind = model.config.model_type
     if kind == "longformer":
         return longformer.applied(model, task)
+    if kind == "fnet":
+        return fnet.applied()
     if kind == "funnel":
         return funnel.applied(model, task)
     if kind == "falcon":
         return generators.falcon(model)
     if kind == "mpt":
         return generators.mpt()
+    if experts.has_lists(model):
+        return experts.applied(model)
     return nullcontext()
 
 

@@ -15,11 +15,13 @@ import pytest
 import transformers
 from tokenizers import AddedToken
 
-from helpers.tokenizers import MAJOR, assert_alike, assert_same, attribute, facts, of_4
+from helpers.tokenizers import MAJOR, assert_alike, assert_same, attribute, facts
 from untorch import AutoTokenizer
 from untorch.errors import InputError
 from untorch.tokenizer import Tokenizer
 from untorch.tokenizer.loading import TOKEN_NAMES
+
+of_4 = pytest.mark.skipif(MAJOR >= 5, reason="transformers 5 has dropped this method")
 
 TEXT = "Munich and Berlin are nice cities, aren't they? naïve café 北京"
 SECOND = "With these inputs."

@@ -32,6 +32,8 @@ _SETTINGS: dict[str, tuple[Any, Read]] = {
     "repetition_penalty": (1.0, real),
     "length_penalty": (1.0, real),
     "no_repeat_ngram_size": (0, size),
+    "encoder_repetition_penalty": (1.0, real),
+    "encoder_no_repeat_ngram_size": (0, size),
     "bad_words_ids": (None, _WORDS),
     "suppress_tokens": (None, ids),
     "begin_suppress_tokens": (None, ids),
@@ -61,8 +63,6 @@ UNSUPPORTED: dict[str, Any] = {
     "typical_p": 1.0,
     "epsilon_cutoff": 0.0,
     "eta_cutoff": 0.0,
-    "encoder_repetition_penalty": 1.0,
-    "encoder_no_repeat_ngram_size": 0,
     "exponential_decay_length_penalty": None,
     "sequence_bias": None,
     "constraints": None,
@@ -142,6 +142,8 @@ class GenerationConfig:
     repetition_penalty: float | None
     length_penalty: float
     no_repeat_ngram_size: int | None
+    encoder_repetition_penalty: float | None
+    encoder_no_repeat_ngram_size: int | None
     bad_words_ids: list[list[int]] | None
     suppress_tokens: list[int] | None
     begin_suppress_tokens: list[int] | None

@@ -23,17 +23,23 @@ def processors(
     prompt_length: int,
     callers: Sequence[Processor] = (),
     prefix: Processor | None = None,
+    source: Array | None = None,
 ) -> list[Processor]:
     """The processors that a configuration asks for, and among them the caller's, where transformers has them.
 
-    `config.max_length` counts the whole sequence; `prefix` keeps to the tokens that a text may go on with.
+    `config.max_length` counts the whole sequence; `prefix` keeps to the tokens that a text may go on with; `source`
+    (texts, length) is what `generate` was given to read, an encoder's text or the prompt.
     """
     eos = config.eos_tokens()
     found: list[Processor] = []
+    if config.encoder_repetition_penalty not in (None, 1.0) and source is not None:
+        found.append(encoder_repetition_penalty(config.encoder_repetition_penalty, source))
     if config.repetition_penalty not in (None, 1.0):
         found.append(repetition_penalty(config.repetition_penalty))
     if config.no_repeat_ngram_size:
         found.append(no_repeat_ngram(config.no_repeat_ngram_size))
+    if config.encoder_no_repeat_ngram_size and source is not None:
+        found.append(encoder_no_repeat_ngram(config.encoder_no_repeat_ngram_size, source))
     if config.bad_words_ids is not None:
         found.append(no_bad_words(config.bad_words_ids, eos))
     # min_new_tokens is in min_length by now.
@@ -126,14 +132,21 @@ def repetition_penalty(penalty: float) -> Processor:
     """Tokens that occurred already lose: positive scores are divided by the penalty, negative multiplied."""
     if not penalty > 0:
         raise InputError(f"repetition_penalty is {penalty}; it is above 0")
+    return lambda ids, scores: _penalized(scores, ids, penalty)
 
-    def process(ids: Array, scores: Array) -> Array:
-        seen = np.take_along_axis(scores, ids, -1)
-        scores = scores.copy()
-        np.put_along_axis(scores, ids, np.where(seen < 0, seen * np.float32(penalty), seen / np.float32(penalty)), -1)
-        return scores
 
-    return process
+def encoder_repetition_penalty(penalty: float, source: Array) -> Processor:
+    """Tokens of the source text win by this factor, or lose where it is below 1."""
+    if not penalty > 0:
+        raise InputError(f"encoder_repetition_penalty is {penalty}; it is above 0")
+    return lambda _ids, scores: _penalized(scores, source.repeat(len(scores) // len(source), 0), 1 / penalty)
+
+
+def _penalized(scores: Array, ids: Array, penalty: float) -> Array:
+    seen = np.take_along_axis(scores, ids, -1)
+    scores = scores.copy()
+    np.put_along_axis(scores, ids, np.where(seen < 0, seen * np.float32(penalty), seen / np.float32(penalty)), -1)
+    return scores
 
 
 def no_repeat_ngram(size: int) -> Processor:
@@ -146,6 +159,23 @@ def no_repeat_ngram(size: int) -> Processor:
         scores = scores.copy()
         windows = np.lib.stride_tricks.sliding_window_view(ids, size, axis=1)
         for row, (seen, tail) in enumerate(zip(windows, ids[:, length + 1 - size :], strict=True)):
+            scores[row, seen[(seen[:, :-1] == tail).all(-1), -1]] = _NEVER
+        return scores
+
+    return process
+
+
+def encoder_no_repeat_ngram(size: int, source: Array) -> Processor:
+    """No run of `size` tokens of the source text is written."""
+    windows = np.lib.stride_tricks.sliding_window_view(source, size, axis=1) if source.shape[1] >= size else None
+
+    def process(ids: Array, scores: Array) -> Array:
+        if windows is None or ids.shape[1] < size - 1:
+            return scores
+        scores = scores.copy()
+        rows = len(scores) // len(windows)
+        for row, tail in enumerate(ids[:, ids.shape[1] + 1 - size :]):
+            seen = windows[row // rows]
             scores[row, seen[(seen[:, :-1] == tail).all(-1), -1]] = _NEVER
         return scores
 

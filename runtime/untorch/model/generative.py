@@ -168,7 +168,7 @@ class GenerativeModel(AutoModel, ABC):
         own, criteria, allowed, tokenizer, seed = callers
         rows = config.num_beams if config.num_beams > 1 else config.num_return_sequences
         prefix = None if allowed is None else prefix_processor(allowed, rows)
-        changing = processors(config, first.shape[1], callers_processors(own), prefix)
+        changing = processors(config, first.shape[1], callers_processors(own), prefix, ids)
         stopping = Stopping(config, tokenizer, callers_criteria(criteria) or None)
         return state, first, config, changing, stopping, generator(seed)
 

@@ -22,6 +22,7 @@ OPTIONS = {
     "greedy": {"max_new_tokens": 24},
     "max_length": {"max_length": 13},
     "penalties": {"max_new_tokens": 16, "repetition_penalty": 1.4, "no_repeat_ngram_size": 2},
+    "source": {"max_new_tokens": 12, "encoder_repetition_penalty": 1.3, "encoder_no_repeat_ngram_size": 2},
     "several eos": {"max_new_tokens": 24, "eos_token_id": MANY_EOS, "min_new_tokens": 3},
     "forced eos": {"max_new_tokens": 10, "forced_eos_token_id": 7},
     "forbidden": {"max_new_tokens": 10, "bad_words_ids": [[9], [11, 12]], "suppress_tokens": [20]},
@@ -33,6 +34,7 @@ OPTIONS = {
     "beams, longer": {"max_new_tokens": 20, "num_beams": 2, "length_penalty": 2.0, "eos_token_id": MANY_EOS},
     "beams, shorter": {"max_new_tokens": 20, "num_beams": 4, "length_penalty": -1.0, "eos_token_id": MANY_EOS},
     "beams, penalties": {"max_new_tokens": 12, "num_beams": 3, "no_repeat_ngram_size": 2, "repetition_penalty": 1.2},
+    "beams, source": {"max_new_tokens": 12, "num_beams": 3, "encoder_no_repeat_ngram_size": 2},
 }
 
 

@@ -22,6 +22,10 @@ SETTINGS = [
     {"no_repeat_ngram_size": 1},
     {"no_repeat_ngram_size": 2},
     {"no_repeat_ngram_size": 3},
+    {"encoder_repetition_penalty": 1.7},
+    {"encoder_repetition_penalty": 0.6},
+    {"encoder_no_repeat_ngram_size": 1},
+    {"encoder_no_repeat_ngram_size": 3},
     {"bad_words_ids": [[3], [4, 5], [6, 7, 8], [1]]},
     {"min_length": 9},
     {"min_new_tokens": 3},
@@ -52,6 +56,10 @@ SETTINGS = [
 ]
 
 
+# What was given to read: one text, whose rows are five beams.
+SOURCE = np.array([[3, 4, 5, 6, 3, 7, 8, 5, 4]])
+
+
 def of_transformers(options: dict, prompt: int, length: int):
     config = transformers.GenerationConfig(**options, max_length=length, eos_token_id=[1, 2])
     if config.min_new_tokens is not None:
@@ -59,7 +67,7 @@ def of_transformers(options: dict, prompt: int, length: int):
     config._eos_token_tensor = torch.tensor([1, 2])
     mixin = transformers.GenerationMixin()
     mixin.config = transformers.PretrainedConfig()
-    return mixin._get_logits_processor(config, prompt, torch.zeros(1, 1), device="cpu")
+    return mixin._get_logits_processor(config, prompt, torch.from_numpy(SOURCE), device="cpu")
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -72,7 +80,7 @@ def test_scores_are_those_of_transformers(options):
         theirs = of_transformers(options, prompt, 10)
         given = GenerationConfig(**options, eos_token_id=[1, 2]).updated(max_length=10)
         config = given.for_prompt(prompt, max_length_given=True, position_limit=None)
-        ours = processors(config, prompt)
+        ours = processors(config, prompt, source=SOURCE)
         assert len(ours) >= 1 or options.get("min_length", 9) == 0
         for _ in range(4):
             # Few different ids, so that they repeat.

@@ -300,9 +300,15 @@ def cell(kind: str, task: str, name: str) -> dict[str, Any]:
             measured=gate["measured"],
             spread=round(spread, 4),
             attention=attention,
+            whole=TASKS[task].answer.generates and not _has_cache(variant),
             softmax=softmax,
             size=size,
         )
+
+
+def _has_cache(variant: Any) -> bool:
+    """Whether a graph of a model that generates takes what was kept of the tokens before."""
+    return any(tensor.name.startswith("past") for graph in variant.graphs.values() for tensor in graph.inputs)
 
 
 def _first(error: BaseException) -> str:

@@ -56,11 +56,23 @@ def convert(
             input_names=list(sample),
             output_names=list(outputs),
             opset_version=OPSET,
-            custom_translation_table=_ONNX_TRANSLATION_TABLE,
+            custom_translation_table={**_ONNX_TRANSLATION_TABLE, torch.ops.aten.expm1.default: _expm1},
             verbose=False,
         )
     apply_onnx_ir_fixes(converted)
     return cleaning.clean(converted.model_proto, inputs, outputs)
+
+
+def _expm1(x: Any) -> Any:
+    """exp(x) - 1 in operators, right to the last digits near 0, where PyTorch's exporter subtracts what is alike.
+
+    exp(x) - 1 = 2t / (1 - t) with t = tanh(x / 2); above 1 the subtraction loses nothing.
+    """
+    from onnxscript import opset23 as op
+
+    one, two = (op.CastLike(op.Constant(value_float=value), x) for value in (1.0, 2.0))
+    t = op.Tanh(op.Div(op.Min(x, one), two))
+    return op.Where(op.Greater(x, one), op.Sub(op.Exp(x), one), op.Div(op.Mul(two, t), op.Sub(one, t)))
 
 
 @contextmanager

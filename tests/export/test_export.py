@@ -221,8 +221,8 @@ def test_layers_that_share_their_weights_keep_their_own_outliers(tmp_path):
 
 
 def test_a_short_count_of_fused_layers_is_said(tmp_path):
-    """Relative positions are added to the scores inside attention, which no fused operator does."""
-    checkpoint = family(tmp_path / "relative", "Bert", position_embedding_type="relative_key")
+    """Scores of all heads are mixed inside attention, which no fused operator does."""
+    checkpoint = family(tmp_path / "mixed", "Deberta", talking_head=True, type_vocab_size=0)
     with pytest.warns(match=f"only 0 of {LAYERS} attention layers fused"):
         manifest = export(checkpoint, tmp_path / "bundle", keep_failed=True)
     assert manifest.variants["int8"].extra["fused_layers"] == 0

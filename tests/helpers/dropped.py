@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
 
 # Tokens that an answer has at most.
@@ -43,28 +42,3 @@ def writer(task: str, source: Path) -> Callable[..., list[dict[str, Any]]]:
         return answers
 
     return write
-
-
-def reader(source: Path) -> Callable[[str, str], dict[str, Any]]:
-    """The likeliest span of a context for a question, with its score, from the model's two rows of logits."""
-    model = transformers.AutoModelForQuestionAnswering.from_pretrained(source).eval()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-
-    def read(question: str, context: str) -> dict[str, Any]:
-        rows = tokenizer(question, context, return_offsets_mapping=True, return_tensors="pt")
-        inside = torch.tensor([sequence == 1 for sequence in rows.sequence_ids()])
-        offsets = rows.pop("offset_mapping")[0].tolist()
-        # The class token stands for no answer: it takes its share of the probability.
-        allowed = inside | (rows["input_ids"][0] == tokenizer.cls_token_id) if tokenizer.cls_token_id else inside
-        with torch.inference_mode():
-            outputs = model(**rows)
-        start, end = (
-            logits[0].masked_fill(~allowed, -torch.inf).softmax(-1) * inside
-            for logits in (outputs.start_logits, outputs.end_logits)
-        )
-        scores = torch.outer(start, end).triu().tril(_LONGEST - 1)
-        first, last = divmod(int(scores.argmax()), len(start))
-        begin, stop = offsets[first][0], offsets[last][1]
-        return {"score": float(scores[first, last]), "start": begin, "end": stop, "answer": context[begin:stop]}
-
-    return read

@@ -103,19 +103,19 @@ def test_each_rendering_has_steps_of_its_own(monkeypatch):
     monkeypatch.setattr(sandbox, "MAX_STEPS", 1500)
     template = "{% for i in range(1000) %}{% endfor %}" + "done{# steps #}"
     done = []
-    threads = [threading.Thread(target=lambda: done.append(text(template))) for _ in range(8)]
+    threads = [threading.Thread(target=lambda: done.append(text(template).text)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert done == ["done"] * 8
-    assert text(template) == "done"
+    assert text(template).text == "done"
     with pytest.raises(InputError, match="1500 steps"):
         text("{% for i in range(2000) %}{% endfor %}")
 
 
 def test_ordinary_arithmetic_still_works():
-    assert text("{{ 3 * 4 }} {{ 'ab' * 3 }} {{ 2 ** 10 }} {{ 1.5 * 2 }} {{ 2 ** -1 }} {{ [1] * 2 }}") == (
+    assert text("{{ 3 * 4 }} {{ 'ab' * 3 }} {{ 2 ** 10 }} {{ 1.5 * 2 }} {{ 2 ** -1 }} {{ [1] * 2 }}").text == (
         "12 ababab 1024 3.0 0.5 [1, 1]"
     )
     assert "untorch.tokenizer.sandbox" in sys.modules

@@ -14,6 +14,7 @@ import transformers
 from transformers.pipelines import PipelineException
 
 from helpers.comparing import both, same, transformers_pipeline
+from helpers.tokenizers import MAJOR
 from untorch import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -474,6 +475,8 @@ def test_question_answering_run_pipeline_test(readers):
     assert_same(readers, question=QUESTION, context=CONTEXT * 10)
     ours = readers[0]
     same(ours(question=QUESTION, context=CONTEXT * 10, batch_size=2), ours(question=QUESTION, context=CONTEXT * 10))
+    if MAJOR >= 5:  # its pipeline, which refused these, is gone
+        return
     for wrong in ({"question": "", "context": CONTEXT}, {"question": None, "context": CONTEXT}):
         assert_both_refuse(readers, **wrong)
     for wrong in ({"question": QUESTION, "context": ""}, {"question": QUESTION, "context": None}):
@@ -709,6 +712,7 @@ def test_translation_with_no_language_no_model_fails():
         pipeline("translation")
 
 
+@pytest.mark.skipif(MAJOR >= 5, reason="transformers 5 makes an MBart tokenizer of Unigram pieces alone")
 def test_translation_multilingual(make_bundle):
     from helpers.generators import many_languages
 

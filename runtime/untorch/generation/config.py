@@ -53,6 +53,9 @@ _NEVER_NONE = (
     "renormalize_logits",
 )  # fmt: skip
 
+# The first transformers that writes only what was set, and whose pipelines follow it before their own defaults.
+_WRITES_WHAT_WAS_SET = 5
+
 # What transformers also has and untorch does not: its neutral values change nothing, others are refused.
 UNSUPPORTED: dict[str, Any] = {
     "top_h": None,
@@ -155,6 +158,9 @@ class GenerationConfig:
     eos_token_id: int | list[int] | None
     decoder_start_token_id: int | None
 
+    # What a file says outright, even of a default: the transformers that wrote it writes nothing else.
+    said: frozenset[str] = frozenset()
+
     def __init__(self, **settings: Any) -> None:
         self.__dict__.update(DEFAULTS)
         self._take(settings)
@@ -173,6 +179,9 @@ class GenerationConfig:
             raise FormatError(f"{path} is not a JSON object")
         config = cls()
         config._take({name: value for name, value in values.items() if not name.startswith("_")}, str(path))
+        major = str(values.get("transformers_version", "")).partition(".")[0]
+        if major.isdigit() and int(major) >= _WRITES_WHAT_WAS_SET:
+            config.said = frozenset(name for name in DEFAULTS if values.get(name) is not None)
         return config
 
     def __repr__(self) -> str:

@@ -75,7 +75,9 @@ class GeneratingPipeline(Pipeline[G]):
         self._settings = NAMES | _of_generate(model)
         task = self._specific_task(task or self.default_task, model)
         chosen = {name: value for name, value in defaults.items() if name in DEFAULTS}
-        config = GenerationConfig(**self.default_settings).filled_from(model.generation_config).updated(**chosen)
+        said = model.generation_config.said
+        own = {name: value for name, value in self.default_settings.items() if name not in said}
+        config = GenerationConfig(**own).filled_from(model.generation_config).updated(**chosen)
         if config.temperature == 0.0:
             config.do_sample = False
         longest = self.default_settings["max_new_tokens"]

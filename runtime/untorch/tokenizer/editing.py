@@ -94,7 +94,7 @@ class Editing:
         `save_directory` is a file, for `legacy_format=True` (the vocabulary files of slow tokenizers), for
         `push_to_hub=True`, and for transformers' other arguments, by name.
         """
-        others |= {"legacy_format": bool(legacy_format), "push_to_hub": push_to_hub}
+        others |= {"legacy_format": legacy_format, "push_to_hub": push_to_hub}
         refuse_others(others, SAVING, ("filename_prefix", "save_jinja_files"), "save_pretrained")
         folder = Path(save_directory)
         if folder.is_file():

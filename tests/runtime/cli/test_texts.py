@@ -133,6 +133,8 @@ def test_a_table_of_answers_never_drops_a_field(tmp_path):
 
 def run(*arguments, environment=None, **settings):
     command = [sys.executable, "-m", "untorch", "run", str(BUNDLE), "--device", "cpu", "--json", *map(str, arguments)]
+    # A shell has what it runs in the background ignore interrupts, and so would the tests' own processes.
+    settings.setdefault("preexec_fn", lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
     return subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **(environment or {})}, **settings
     )

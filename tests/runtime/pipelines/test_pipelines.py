@@ -98,12 +98,15 @@ def test_classification_options(classifiers, arguments):
 
 
 def asked(theirs, texts, **arguments):
-    """What transformers answers. 5 says `top_k=None` for `return_all_scores`, which put one text's in a list."""
+    """What transformers answers. 5 says `top_k=None` for `return_all_scores`, whose order was the labels'."""
     if "return_all_scores" not in arguments or "return_all_scores" in THEIR_NAMES:
         return theirs(texts, **arguments)
     if not arguments.pop("return_all_scores") or "top_k" in arguments:
         return theirs(texts, **arguments)
+    labels = list(theirs.model.config.id2label.values())
     answer = theirs(texts, top_k=None, **arguments)
+    for row in [answer] if isinstance(texts, str) else answer:
+        row.sort(key=lambda item: labels.index(item["label"]))
     return [answer] if isinstance(texts, str) else answer
 
 

@@ -9,6 +9,7 @@ import transformers
 
 from helpers.comparing import generation_settings, same, transformers_pipeline
 from helpers.generators import generator, many_languages
+from helpers.tokenizers import MAJOR
 from untorch import InputError, SequenceTooLongError, TaskError, pipeline
 from untorch.cli import main
 
@@ -23,6 +24,11 @@ CHAT = [{"role": "system", "content": "be nice"}, {"role": "user", "content": "h
 PREFILL = [*CHAT, {"role": "assistant", "content": "good and"}]
 
 _built = {}
+
+dropped = pytest.mark.skipif(
+    MAJOR >= 5,
+    reason="transformers 5 has no translation pipeline, no older MBart vocabularies, and other stop sequences",
+)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +71,7 @@ def pipelines(bundles):
         {"num_beams": 3, "num_return_sequences": 2},
         {"prefix": "hello "},
         {"prefix": "hello ", "max_length": 60, "max_new_tokens": None},
-        {"stop_sequence": "e"},
+        pytest.param({"stop_sequence": "e"}, marks=dropped),
         {"add_special_tokens": False, "clean_up_tokenization_spaces": False, "skip_special_tokens": False},
         {"truncation": True, "max_length": 3, "max_new_tokens": 5},
         {"repetition_penalty": 1.5, "min_new_tokens": 3},
@@ -175,7 +181,15 @@ def test_text2text(pipelines, family, arguments):
     same(ours(PROMPTS[0], **arguments), theirs(PROMPTS[0], **arguments))
 
 
-@pytest.mark.parametrize("task", ["summarization", "translation", "translation_en_to_de", "translation_en_to_fr"])
+@pytest.mark.parametrize(
+    "task",
+    [
+        "summarization",
+        pytest.param("translation", marks=dropped),
+        "translation_en_to_de",
+        "translation_en_to_fr",
+    ],
+)
 def test_the_configs_prefixes_and_defaults(pipelines, task):
     ours, theirs = pipelines(task, "T5", task_specific_params=SPECIFIC)
     arguments = {"max_new_tokens": 8}
@@ -190,6 +204,7 @@ def test_translation_without_languages_says_which_it_takes(bundles):
         pipeline("translation", ours.model, ours.tokenizer)
 
 
+@dropped
 def test_a_model_of_many_languages(make_bundle):
     source, bundle = make_bundle("mbart", many_languages, precisions=["fp32"])
     ours, theirs = pipeline("translation", bundle), transformers_pipeline("translation", str(source))
@@ -198,6 +213,7 @@ def test_a_model_of_many_languages(make_bundle):
         same(ours(PROMPTS, **arguments), theirs(PROMPTS, **arguments))
 
 
+@dropped
 def test_a_model_of_many_languages_wants_to_know_which(make_bundle):
     _, bundle = make_bundle("mbart", many_languages, precisions=["fp32"])
     with pytest.raises(InputError, match="src_lang and tgt_lang"):

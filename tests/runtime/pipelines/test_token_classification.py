@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -93,7 +95,10 @@ def test_words_split_before(pipelines):
 @pytest.mark.parametrize("arguments", [{"grouped_entities": True}, {"grouped_entities": True, "ignore_subwords": True}])
 def test_older_names(pipelines, arguments):
     ours, theirs = pipelines
-    same(ours(TEXTS, **arguments), theirs(TEXTS, **arguments))
+    expected = arguments
+    if "grouped_entities" not in inspect.signature(theirs._sanitize_parameters).parameters:  # transformers 5
+        expected = {"aggregation_strategy": "first" if "ignore_subwords" in arguments else "simple"}
+    same(ours(TEXTS, **arguments), theirs(TEXTS, **expected))
 
 
 def test_one_a_list_or_a_stream(pipelines):

@@ -6,6 +6,7 @@ import pytest
 
 from helpers.checkpoints import small_bert
 from helpers.comparing import TEXTS, both, same
+from helpers.tokenizers import MAJOR
 from untorch import InputError, SequenceTooLongError, TaskError, pipeline
 from untorch_export.errors import ExportError
 
@@ -40,8 +41,12 @@ def pipelines(request, make_bundle):
 def test_options(pipelines, arguments):
     ours, theirs = pipelines
     texts = [text for text in TEXTS if text]
-    same(ours(texts, **arguments), theirs(texts, **arguments))
-    same(ours(texts, batch_size=3, **arguments), theirs(texts, **arguments))
+    expected = arguments
+    if "multi_class" in arguments and MAJOR >= 5:  # which has its newer name alone
+        expected = {**arguments, "multi_label": arguments["multi_class"]}
+        del expected["multi_class"]
+    same(ours(texts, **arguments), theirs(texts, **expected))
+    same(ours(texts, batch_size=3, **arguments), theirs(texts, **expected))
     same(ours(texts[0], **arguments), theirs(texts[0], **arguments))
     same(ours(texts[:1], **arguments), theirs(texts[:1], **arguments))
 

@@ -17,6 +17,7 @@ import pytest
 
 from helpers import clients
 from helpers.comparing import same
+from helpers.tokenizers import MAJOR
 
 ROOT = Path(__file__).resolve().parents[3]
 CLIENTS = Path(os.environ.get("UNTORCH_CLIENTS", ROOT / ".clients/bin/python"))
@@ -71,10 +72,10 @@ def test_openai(ask, library, bundles):
     assert "--accept-ids" in found["errors"][0]["text"]
 
 
-@pytest.mark.parametrize("which", ["the newest", "the one beside transformers 4"])
+@pytest.mark.parametrize("which", ["the newest", "the one beside transformers"])
 def test_huggingface_hub(ask, library, which):
     found = ask("huggingface_hub", python=CLIENTS if which == "the newest" else Path(sys.executable))
-    assert found["version"].startswith("0." if which != "the newest" else ("1.", "2."))
+    assert found["version"].startswith("0." if which != "the newest" and MAJOR < 5 else ("1.", "2."))
     best = library("sst")(TEXTS[0], top_k=None)
     assert [(row["label"], round(row["score"], 4)) for row in found["classified"]] == [
         (row["label"], round(row["score"], 4)) for row in best

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import processors
 
-from helpers.tokenizers import HOSTILE, TINY, random_texts
+from helpers.tokenizers import HOSTILE, MAJOR, TINY, random_texts
 from runtime.tokenizer.conftest import REAL
 from untorch.errors import InputError
 from untorch.tokenizer import AutoTokenizer, BatchEncoding
@@ -212,7 +212,7 @@ class TestErrors:
             ({"truncation": "last"}, "truncation='last' is not one of"),
             ({"padding": True, "padding_side": "top"}, "padding_side"),
             ({"truncation": True, "max_length": 6, "stride": 5}, "stride"),
-            ({"truncation": True, "max_length": -1}, "max_length=-1"),
+            ({"truncation": True, "max_length": -1}, "max_length is -1"),
             ({"truncation": True, "max_length": 9, "padding": True, "pad_to_multiple_of": 8}, "multiple"),
             ({"truncation": "only_second", "max_length": 4}, "only_second"),
         ],
@@ -233,6 +233,7 @@ class TestErrors:
         with pytest.raises(InputError, match="attention_mask has 1 rows, input_ids 2"):
             ours.pad({"input_ids": [[1], [2]], "attention_mask": [[1]]})
 
+    @pytest.mark.skipif(MAJOR >= 5, reason="a folder that transformers 5 saved takes words as they are")
     def test_words_need_a_prefix_space(self, real_folder):
         with pytest.raises(InputError, match="add_prefix_space=True"):
             AutoTokenizer.from_pretrained(real_folder("roberta-base"))(["a", "b"], is_split_into_words=True)

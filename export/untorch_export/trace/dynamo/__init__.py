@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from untorch_export.checkpoint.tasks import Task
 from untorch_export.errors import ExportError
 from untorch_export.trace.dynamo import decoder, encoder_decoder, forward
+from untorch_export.trace.dynamo.program import reason
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,14 +30,4 @@ def trace(model: PreTrainedModel, task: Task, folder: Path) -> dict[str, Path]:
     except ExportError:
         raise
     except Exception as error:  # a model that cannot be traced fails in its own way
-        raise ExportError(f"{type(model).__name__} cannot be converted to ONNX: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong, in one line: PyTorch wraps the cause in reports of many pages."""
-    while error.__cause__ is not None and isinstance(error.__cause__, Exception):
-        error = error.__cause__
-    if "conflicts between user-specified ranges and inferred ranges" in str(error):
-        return "its code works for texts of the traced length alone, such as by a loop over their tokens"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+        raise ExportError(f"{type(model).__name__} cannot be converted to ONNX: {reason(error)}") from error

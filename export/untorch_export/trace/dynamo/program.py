@@ -112,3 +112,15 @@ def _attention(attend: Callable[..., Any]) -> Iterator[None]:
     grouped = mock.patch.dict(os.environ, {"TRANSFORMERS_SDPA_FORCE_GQA": "1"})
     with grouped, mock.patch.object(functional, "scaled_dot_product_attention", attention):
         yield
+
+
+def reason(error: Exception) -> str:
+    """Why `convert` failed, in one line: PyTorch wraps the cause in reports of many pages."""
+    while error.__cause__ is not None and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    if "conflicts between user-specified ranges and inferred ranges" in str(error):
+        return "its code works for texts of the traced length alone, such as by a loop over their tokens"
+    if "inputs_embeds" in str(error):
+        return "the model also wants decoder_input_ids, the answer's first tokens, which a text alone does not have"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -11,7 +11,7 @@ from untorch_export.errors import ExportError, ExportWarning
 from untorch_export.graph import files
 from untorch_export.trace.dynamo import patches, samples
 from untorch_export.trace.dynamo.forward import without_cache
-from untorch_export.trace.dynamo.program import Axes, convert
+from untorch_export.trace.dynamo.program import Axes, convert, reason
 
 if TYPE_CHECKING:
     import torch
@@ -34,8 +34,14 @@ def trace(model: PreTrainedModel, task: Task, folder: Path) -> dict[str, Path]:
             "and its generate() feeds it more than the text so far"
         )
     sample = _sample(model)
-    with patches.applied(model, task), without_cache(model):
-        graph = convert(_module(model, list(sample)), sample, dict.fromkeys(sample, TEXT), {"logits": TEXT})
+    try:
+        with patches.applied(model, task), without_cache(model):
+            graph = convert(_module(model, list(sample)), sample, dict.fromkeys(sample, TEXT), {"logits": TEXT})
+    except Exception as error:
+        raise ExportError(
+            f"{type(model).__name__} cannot be exported to generate: it keeps a state of its own instead of keys and "
+            f"values, and cannot be traced without it: {reason(error)}"
+        ) from error
     path = folder / "model.onnx"
     files.save(graph, path)
     warnings.warn(

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from untorch_export.checkpoint.tasks import Task
-from untorch_export.trace.dynamo.patches import experts, fnet, funnel, generators, inputs, longformer
+from untorch_export.trace.dynamo.patches import experts, fnet, funnel, generators, inputs, longformer, rope
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -21,7 +21,7 @@ arguments, has_mask, has_token_types = inputs.arguments, inputs.has_mask, inputs
 @contextmanager
 def applied(model: PreTrainedModel, task: Task) -> Iterator[None]:
     """While it lasts, the model's code is fit for tracing. Raises ExportError where it cannot be made so."""
-    with _of(model, task):
+    with _of(model, task), rope.held(model):
         yield
 
 

@@ -16,7 +16,7 @@ test: .venv/.installed
 
 # The exporter beside transformers 4.57, which `untorch[export-optimum]` brings: models are traced another way there. And
 # what only 4.57 can be compared with: pipelines, arguments and methods that 5 dropped, and what Optimum exports.
-OPTIMUM_TESTS := tests/export tests/test_matrix.py tests/runtime/bundle/test_unverified.py \
+OPTIMUM_TESTS := tests/export tests/peers tests/test_matrix.py tests/runtime/bundle/test_unverified.py \
 	tests/runtime/pipelines/test_arguments.py tests/runtime/pipelines/test_pipelines.py \
 	tests/runtime/pipelines/test_question_answering.py tests/runtime/pipelines/test_text_generation.py \
 	tests/runtime/tokenizer

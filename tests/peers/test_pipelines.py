@@ -20,6 +20,7 @@ from untorch import (
     AutoTokenizer,
     FeatureExtractionPipeline,
     Pipeline,
+    SequenceTooLongError,
     TextClassificationPipeline,
     TokenClassificationPipeline,
     pipeline,
@@ -27,6 +28,8 @@ from untorch import (
 from untorch.errors import DeviceError, InputError, TaskError
 
 pytest.importorskip("torch", reason="the checkpoints are made and exported with it")
+
+of_4 = pytest.mark.skipif(MAJOR >= 5, reason="transformers 5 has no summarization and translation pipelines")
 
 TEXTS = ["This is a good movie!", "I hate this city"]
 NAMES = ("contradiction", "neutral", "entailment")
@@ -188,8 +191,9 @@ def test_common_pipeline_with_task_parameters_no_side_effects(made):
     assert len(ours("this is a movie", num_return_sequences=3)) == 3
     with pytest.raises(InputError):
         ours("this is a movie", num_return_sequences=3, num_beams=1)
-    theirs = transformers_pipeline("translation_en_to_de", str(source))
-    same(ours("this is a movie"), theirs("this is a movie"))
+    if MAJOR < 5:
+        theirs = transformers_pipeline("translation_en_to_de", str(source))
+        same(ours("this is a movie"), theirs("this is a movie"))
 
 
 def test_common_register_pipeline():
@@ -450,7 +454,12 @@ def test_zero_shot_entailment_id(judges, made):
 
 
 def test_zero_shot_truncation(judges):
-    assert_same(judges, "Who are you voting for in 2020?" * 100, candidate_labels=["politics", "science"])
+    # Cut only when asked to: docs/differences.md.
+    ours, theirs = judges
+    given = {"sequences": "Who are you voting for in 2020?" * 100, "candidate_labels": ["politics", "science"]}
+    with pytest.raises(SequenceTooLongError, match="truncation=True"):
+        ours(**given)
+    same(ours(**given, truncation=True), theirs(**given))
 
 
 def test_zero_shot_small_model(judges):
@@ -562,7 +571,9 @@ def test_text_generation_small_model(writers):
         assert_same(writers, given, do_sample=False, max_new_tokens=6)
     drawn = writers[0](TEXTS[0], do_sample=True, num_return_sequences=2, return_tensors=True, max_new_tokens=6)
     assert [list(one) for one in drawn] == [["generated_token_ids"]] * 2
-    assert_same(writers, TEXTS, do_sample=False, batch_size=2, return_tensors=True, max_new_tokens=6)
+    # The padding of a batch is no part of an answer here: docs/differences.md.
+    given = {"do_sample": False, "return_tensors": True, "max_new_tokens": 6}
+    same(writers[0](TEXTS, batch_size=2, **given), writers[1](TEXTS, **given))
 
 
 def test_text_generation_small_chat_model(writers):
@@ -589,6 +600,7 @@ def test_text_generation_small_chat_model_with_dataset(writers):
     same(answers, [expected] * 2)
 
 
+@pytest.mark.skipif(MAJOR >= 5, reason="transformers 5 takes it for stop_strings: docs/differences.md")
 def test_text_generation_stop_sequence_stopping_criteria(writers):
     whole = writers[1]("good", do_sample=False, max_new_tokens=10, return_full_text=False)[0]["generated_text"]
     assert_same(writers, "good", do_sample=False, max_new_tokens=10, stop_sequence=whole[2:4])
@@ -666,6 +678,7 @@ def test_text2text_generation_small_model(made):
     assert isinstance(ids, np.ndarray)
 
 
+@of_4
 def test_summarization_run_pipeline_test(made):
     pair = both("summarization", *made("answerer"))
     for arguments in ({}, {"num_beams": 2, "min_length": 2, "max_length": 5}):
@@ -673,6 +686,7 @@ def test_summarization_run_pipeline_test(made):
     assert_same(pair, "This " * 300, truncation="only_first")
 
 
+@of_4
 def test_summarization_small_model(made):
     source, bundle = made("answerer")
     ours = pipeline("summarization", bundle, max_new_tokens=5)
@@ -680,6 +694,7 @@ def test_summarization_small_model(made):
     assert_same((ours, theirs), "This is a small test")
 
 
+@of_4
 def test_translation_run_pipeline_test(made):
     source, bundle = made("answerer")
     pair = pipeline("translation_en_to_de", bundle), transformers_pipeline("translation_en_to_de", str(source))
@@ -687,12 +702,14 @@ def test_translation_run_pipeline_test(made):
         assert_same(pair, given)
 
 
+@of_4
 def test_translation_small_model(made):
     source, bundle = made("answerer")
     pair = pipeline("translation_en_to_de", bundle), transformers_pipeline("translation_en_to_de", str(source))
     assert_same(pair, "This is a test string", max_length=12)
 
 
+@of_4
 def test_translation_on_odd_language(made):
     source, bundle = made("answerer")
     pair = pipeline("translation_cn_to_ar", bundle), transformers_pipeline("translation_cn_to_ar", str(source))
@@ -712,7 +729,7 @@ def test_translation_with_no_language_no_model_fails():
         pipeline("translation")
 
 
-@pytest.mark.skipif(MAJOR >= 5, reason="transformers 5 makes an MBart tokenizer of Unigram pieces alone")
+@of_4
 def test_translation_multilingual(make_bundle):
     from helpers.generators import many_languages
 

@@ -47,8 +47,8 @@ def test_options(pipelines, arguments):
         del expected["multi_class"]
     same(ours(texts, **arguments), theirs(texts, **expected))
     same(ours(texts, batch_size=3, **arguments), theirs(texts, **expected))
-    same(ours(texts[0], **arguments), theirs(texts[0], **arguments))
-    same(ours(texts[:1], **arguments), theirs(texts[:1], **arguments))
+    same(ours(texts[0], **arguments), theirs(texts[0], **expected))
+    same(ours(texts[:1], **arguments), theirs(texts[:1], **expected))
 
 
 def test_labels_without_their_name_and_from_the_constructor(pipelines):

@@ -70,7 +70,7 @@ def _expm1(x: Any) -> Any:
     """
     from onnxscript import opset23 as op
 
-    one, two = (op.CastLike(op.Constant(value_float=value), x) for value in (1.0, 2.0))
+    one, two = op.Constant(value_float=1.0), op.Constant(value_float=2.0)
     t = op.Tanh(op.Div(op.Min(x, one), two))
     return op.Where(op.Greater(x, one), op.Sub(op.Exp(x), one), op.Div(op.Mul(two, t), op.Sub(one, t)))
 

@@ -56,8 +56,8 @@ SETTINGS = [
 ]
 
 
-# What was given to read: one text, whose rows are five beams.
-SOURCE = np.array([[3, 4, 5, 6, 3, 7, 8, 5, 4]])
+# What was given to read, a row for each of the five texts.
+SOURCE = np.random.default_rng(1).integers(3, 9, (5, 9))
 
 
 def of_transformers(options: dict, prompt: int, length: int):

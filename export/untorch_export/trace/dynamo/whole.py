@@ -84,10 +84,13 @@ def _sample(model: PreTrainedModel) -> dict[str, Any]:
 
 
 def _reads_text_alone(model: PreTrainedModel) -> bool:
-    """Whether `generate` chooses what the model's own logits for the text so far would."""
+    """Whether `generate` feeds the model the text so far, and chooses what its own logits for that would."""
     import torch
 
     ids = samples.ids(model, 1, samples.SEQUENCE)
+    fed = model.prepare_inputs_for_generation(ids, attention_mask=torch.ones_like(ids), is_first_iteration=True)
+    if not torch.equal(fed["input_ids"], ids):
+        return False
     with torch.no_grad():
         found = model.generate(ids, max_new_tokens=_TOKENS, min_new_tokens=_TOKENS, do_sample=False, num_beams=1)
         logits = model(input_ids=found[:, :-1]).logits[0]
